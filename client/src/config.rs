@@ -1,0 +1,328 @@
+//! What an agent serves and where its coordinator is.
+
+use crate::data::{DataError, Dataset, Manifest};
+use crate::task::MemberData;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tessera_common::id::{AgentName, MemberName};
+use tessera_common::rng;
+use tessera_common::round::MemberInfo;
+use tessera_common::spec::SpecError;
+use tessera_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
+use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest that a connection and its TLS handshake may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// An agent's settings, as in its TOML file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Name of the agent, for logs.
+    pub name: AgentName,
+    /// Coordinator, `host:port`.
+    pub coordinator: String,
+    /// Certificates; without them the connection is plaintext, which is taken for loopback addresses only.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
+    /// Compute threads.
+    #[serde(default = "one")]
+    pub threads: usize,
+    /// Device: `auto` or `cpu`.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// Members with their own data folders.
+    #[serde(default)]
+    pub member: Vec<MemberConfig>,
+    /// Members cut out of one data set.
+    #[serde(default)]
+    pub partition: Option<PartitionConfig>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn auto() -> String {
+    "auto".into()
+}
+
+/// PEM files for TLS.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Authority that signed the coordinator's certificate.
+    pub ca: PathBuf,
+    /// The agent's certificate.
+    pub cert: PathBuf,
+    /// The agent's key.
+    pub key: PathBuf,
+}
+
+/// A member with its own data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// Its name.
+    pub name: MemberName,
+    /// Folder with a `dataset.toml`.
+    pub data: PathBuf,
+    /// Share of the samples that is kept from training, to evaluate on.
+    #[serde(default)]
+    pub held_out: f64,
+    /// Evaluate on all samples and train on none.
+    #[serde(default)]
+    pub evaluate_only: bool,
+}
+
+/// Members cut out of one data set, as `simulate` makes them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionConfig {
+    /// Manifest that says which rows are whose.
+    pub manifest: PathBuf,
+    /// The members of it that this agent serves.
+    pub members: Vec<MemberName>,
+}
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    /// The settings are not valid.
+    #[error("{0}: {1}")]
+    Spec(PathBuf, SpecError),
+    /// The data of a member is not usable.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The certificates are not usable.
+    #[error("{0}")]
+    Tls(String),
+    /// Anything else that is wrong with the settings.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl AgentConfig {
+    /// Reads a settings file; paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Names the file and the key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.to_owned(), e))?;
+        let table: toml::Table =
+            toml::from_str(&text).map_err(|e| ConfigError::Spec(path.to_owned(), SpecError::Syntax(e.to_string())))?;
+        let mut config: Self =
+            tessera_common::spec::parse_table("agent", &table).map_err(|e| ConfigError::Spec(path.to_owned(), e))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let tls = config.tls.iter_mut().flat_map(|t| [&mut t.ca, &mut t.cert, &mut t.key]);
+        let data = config.member.iter_mut().map(|m| &mut m.data);
+        let manifest = config.partition.iter_mut().map(|p| &mut p.manifest);
+        tls.chain(data).chain(manifest).for_each(|p| *p = folder.join(&*p));
+        Ok(config)
+    }
+
+    /// Loads the members' data and prepares the connection.
+    ///
+    /// # Errors
+    /// Names the member, file and key.
+    pub fn prepare(&self) -> Result<Agent, ConfigError> {
+        crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+        let mut members = BTreeMap::new();
+        for member in &self.member {
+            let dataset = Dataset::load(&member.data)?;
+            add(&mut members, own_data(member, dataset)?)?;
+        }
+        if let Some(partition) = &self.partition {
+            let manifest = Manifest::load(&partition.manifest)?;
+            let dataset = Dataset::open(&manifest.dataset.source)?;
+            for name in &partition.members {
+                let splits = manifest.member_samples(&dataset, name.as_str())?;
+                let (train, held_out, test) = (splits.train, splits.held_out, splits.test);
+                add(&mut members, MemberData { name: name.clone(), train, held_out, test })?;
+            }
+        }
+        if members.is_empty() {
+            return Err(ConfigError::Invalid("the agent serves no members: give [[member]] tables or a [partition]".into()));
+        }
+        let tls = self.tls.as_ref().map(client_tls).transpose()?;
+        let (host, _) = self
+            .coordinator
+            .rsplit_once(':')
+            .ok_or_else(|| ConfigError::Invalid(format!("coordinator {:?} is not host:port", self.coordinator)))?;
+        let host = host.trim_matches(['[', ']']).to_owned();
+        if tls.is_none() && !matches!(host.as_str(), "127.0.0.1" | "::1" | "localhost") {
+            let why = "plaintext is for loopback only: give the certificates in [tls] (ca, cert, key)";
+            return Err(ConfigError::Invalid(why.into()));
+        }
+        let dial = Dial::Tcp { address: self.coordinator.clone(), host, tls };
+        let threads = self.threads.max(1);
+        Ok(Agent { name: self.name.clone(), dial, members, threads, heartbeat: Duration::from_millis(500) })
+    }
+}
+
+fn add(members: &mut Members, data: MemberData) -> Result<(), ConfigError> {
+    let name = data.name.clone();
+    match members.insert(name.clone(), Arc::new(data)) {
+        None => Ok(()),
+        Some(_) => Err(ConfigError::Invalid(format!("member {name} is there twice"))),
+    }
+}
+
+/// A member's own samples, cut into training and held-out ones.
+fn own_data(member: &MemberConfig, dataset: Dataset) -> Result<MemberData, ConfigError> {
+    let name = member.name.clone();
+    if !(0.0..1.0).contains(&member.held_out) {
+        return Err(ConfigError::Invalid(format!("member {name}: held_out must be in [0, 1)")));
+    }
+    let samples = dataset.samples;
+    if member.evaluate_only {
+        return Ok(MemberData { name, train: samples.select(&[]), held_out: samples.select(&[]), test: samples });
+    }
+    let mut rows: Vec<usize> = (0..samples.len()).collect();
+    // The site's own cut, the same at every start; it has nothing to do with any run's seed.
+    rng::stream(0, "held-out", name.as_str(), 0).shuffle(&mut rows);
+    let held = (member.held_out * rows.len() as f64).round() as usize;
+    let mut train = rows.split_off(held);
+    train.sort_unstable();
+    rows.sort_unstable();
+    Ok(MemberData { name, train: samples.select(&train), held_out: samples.select(&rows), test: samples.select(&[]) })
+}
+
+/// What a member says of itself.
+pub(crate) fn member_info(data: &MemberData) -> MemberInfo {
+    let parts = [&data.train, &data.held_out, &data.test];
+    let mut modalities: Vec<String> = parts
+        .into_iter()
+        .flat_map(|s| s.modalities.iter().enumerate().filter(|(m, _)| s.present.iter().any(|p| p >> m & 1 == 1)))
+        .map(|(_, m)| m.name.clone())
+        .collect();
+    modalities.sort();
+    modalities.dedup();
+    MemberInfo { trains: !data.train.is_empty(), evaluates: !data.held_out.is_empty() || !data.test.is_empty(), modalities }
+}
+
+/// Members by name, each with its data.
+pub type Members = BTreeMap<MemberName, Arc<MemberData>>;
+
+/// An agent that is ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// How to reach the coordinator.
+    pub dial: Dial,
+    /// Whom it serves.
+    pub members: Members,
+    /// Compute threads.
+    pub threads: usize,
+    /// How often to send a sign of life, until the coordinator says otherwise.
+    pub heartbeat: Duration,
+}
+
+/// How to reach the coordinator.
+#[derive(Debug, Clone)]
+pub enum Dial {
+    /// Over TCP.
+    Tcp {
+        /// `host:port`.
+        address: String,
+        /// Name that the coordinator's certificate must have.
+        host: String,
+        /// TLS settings, or plaintext.
+        tls: Option<Arc<rustls::ClientConfig>>,
+    },
+    /// In the same process: the other end of a pipe is sent to a coordinator that serves it.
+    Pipe(mpsc::Sender<DuplexStream>),
+}
+
+impl Dial {
+    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        // The address is only a label here: the connector below opens the connection.
+        let endpoint = Endpoint::from_static("http://coordinator")
+            .connect_timeout(CONNECT_LIMIT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true);
+        match self.clone() {
+            Dial::Pipe(pipes) => {
+                let connector = tower::service_fn(move |_| {
+                    let pipes = pipes.clone();
+                    async move {
+                        let (ours, theirs) = tokio::io::duplex(1 << 20);
+                        pipes.send(theirs).await.map_err(|_| std::io::Error::other("the coordinator is gone"))?;
+                        Ok::<_, std::io::Error>(TokioIo::new(ours))
+                    }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+            Dial::Tcp { address, tls: None, .. } => {
+                let connector = tower::service_fn(move |_| {
+                    let address = address.clone();
+                    async move { Ok::<_, std::io::Error>(TokioIo::new(tcp(&address).await?)) }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+            Dial::Tcp { address, host, tls: Some(tls) } => {
+                let connector = tower::service_fn(move |_| {
+                    let (address, host, tls) = (address.clone(), host.clone(), tls.clone());
+                    async move {
+                        let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+                        let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, tcp(&address).await?);
+                        let stream = tokio::time::timeout(CONNECT_LIMIT, handshake)
+                            .await
+                            .map_err(|_| std::io::Error::other("the TLS handshake takes too long"))??;
+                        Ok::<_, std::io::Error>(TokioIo::new(stream))
+                    }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+        }
+    }
+}
+
+async fn tcp(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // tonic sets it only on connections of its own; without it a small call waits 40 ms
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// TLS 1.3 with a client certificate.
+fn client_tls(files: &TlsFiles) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
+    let bad = |file: &Path, e: &dyn std::fmt::Display| ConfigError::Tls(format!("{}: {e}", file.display()));
+    let mut roots = rustls::RootCertStore::empty();
+    for cert in read_certs(&files.ca)? {
+        roots.add(cert).map_err(|e| bad(&files.ca, &e))?;
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| bad(&files.key, &e))?;
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| ConfigError::Tls(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(read_certs(&files.cert)?, key)
+        .map_err(|e| bad(&files.cert, &e))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn read_certs(file: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let bad = |e: &dyn std::fmt::Display| ConfigError::Tls(format!("{}: {e}", file.display()));
+    let certs: Vec<_> =
+        CertificateDer::pem_file_iter(file).map_err(|e| bad(&e))?.collect::<Result<_, _>>().map_err(|e| bad(&e))?;
+    if certs.is_empty() { Err(bad(&"there is no certificate in it")) } else { Ok(certs) }
+}

@@ -1,0 +1,81 @@
+//! What a model author writes.
+
+use super::Batch;
+use super::objective::{self, Contrast};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use tessera_common::rng::Stream;
+use tessera_common::spec::{RunSpec, SpecError};
+
+/// Which samples train a block of parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainedBy {
+    /// All.
+    All,
+    /// Those that have the modality at this position.
+    Having(usize),
+    /// Those that lack the modality at this position.
+    Lacking(usize),
+}
+
+/// A named group of parameters that is sent and averaged together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Start of the paths of its parameters in the module, such as `encoder.left`.
+    pub name: String,
+    /// Which samples train it.
+    pub trained_by: TrainedBy,
+}
+
+impl Block {
+    /// A block of this name.
+    pub fn new(name: impl Into<String>, trained_by: TrainedBy) -> Self {
+        Self { name: name.into(), trained_by }
+    }
+}
+
+/// A model for samples of several modalities: an encoder per modality, a fusion and a head.
+///
+/// Modalities are counted in name order. All draws come from streams that are passed in; the device's own generator is
+/// global to the process and must not be used.
+pub trait FedModel: Sized + Send + 'static {
+    /// The network.
+    type Module: Module + 'static;
+
+    /// Reads the model's own keys from `spec.model` with [`tessera_common::spec::parse_table`].
+    ///
+    /// # Errors
+    /// If a key is unknown or a value cannot be right.
+    fn new(spec: &RunSpec) -> Result<Self, SpecError>;
+
+    /// The blocks that make up the module.
+    fn blocks(&self) -> Vec<Block>;
+
+    /// The module at the start of a run, on `device`. `draws` gives a stream of its own for each name, such as a path.
+    fn init(&self, draws: &dyn Fn(&str) -> Stream, device: &Device) -> Self::Module;
+
+    /// Features of the representation of the modality at this position.
+    fn width(&self, modality: usize) -> usize;
+
+    /// Features of the fused representation.
+    fn fused_width(&self) -> usize;
+
+    /// Representations `[k, width]` of inputs `[k, d]` that are all present; k is at least 1.
+    fn encode(&self, module: &Self::Module, modality: usize, inputs: Tensor<2>) -> Tensor<2>;
+
+    /// Fused representations `[n, fused_width]` of one `[n, width]` per modality, each present or filled in.
+    fn fuse(&self, module: &Self::Module, representations: Vec<Tensor<2>>) -> Tensor<2>;
+
+    /// Logits `[n, C]` of fused representations `[n, fused_width]`.
+    fn logits(&self, module: &Self::Module, fused: Tensor<2>) -> Tensor<2>;
+
+    /// The learned stand-in `[width]` for a missing modality, if the model has one.
+    fn token(&self, _module: &Self::Module, _modality: usize) -> Option<Tensor<1>> {
+        None
+    }
+
+    /// The objective of one batch, `[1]`: mean cross-entropy and prototype contrasts unless the model has its own.
+    fn loss(&self, module: &Self::Module, batch: &Batch, contrast: &Contrast) -> Tensor<1> {
+        objective::loss(self, module, batch, contrast)
+    }
+}

@@ -1,0 +1,582 @@
+//! The round engine: events in, commands out.
+//!
+//! ```text
+//! Waiting ─► Surveying inputs ─► Aggregating ─► Initialising ─► Aggregating ─► Fitting 1
+//!                                                                                │
+//!    ┌────────────── next round ◄──────────── Publish ◄── Aggregating ◄──────────┘
+//!    ▼                                           │ when an evaluation is due
+//! Fitting r+1 ◄─ Evaluating ◄─ Aggregating ◄─ Surveying features
+//!                    │ after the last round
+//!                    ▼
+//!                  Done            (any phase ─► Paused ─► the same phase again)
+//! ```
+//!
+//! Time and randomness are arguments or state, commands are plain values, and the state holds digests and counts,
+//! never tensors. Whoever owns the engine appends each accepted event to a journal before it acts on the commands;
+//! since [`Engine::handle`] is a pure function of state and event, replaying the journal gives the same state.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod collect;
+mod command;
+mod event;
+mod phase;
+mod reject;
+#[cfg(test)]
+mod tests;
+
+pub use collect::{Collect, Tally};
+pub use command::{Assignment, Command, Fold, FoldKind, Published, Work};
+pub use event::{Event, MemberInfo};
+pub use phase::{Outcome, Phase};
+pub use reject::Reject;
+
+use crate::global::GlobalRef;
+use crate::id::{AssignmentId, Digest, MemberName, Millis, Round};
+use crate::metric::Metrics;
+use crate::rng;
+use crate::spec::RunSpec;
+use crate::strategy::{self, Strategy};
+use crate::update::UpdateRef;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A member as the run knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// It is connected.
+    pub online: bool,
+    /// What it has.
+    pub info: MemberInfo,
+}
+
+/// Everything a run remembers. Its size grows with members, not with the model or the rounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// What the run is doing.
+    pub phase: Phase,
+    /// Everybody who ever joined.
+    pub members: BTreeMap<MemberName, Member>,
+    /// The latest published global.
+    pub global: Option<GlobalRef>,
+    /// Folded sums over input features.
+    pub inputs: Option<Digest>,
+    /// Latest statistics of features, and the round of their global.
+    pub statistics: Option<GlobalRef>,
+    /// How assignments ended.
+    pub tally: Tally,
+    next_assignment: u64,
+    next_fold: u64,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Engine {
+    spec: RunSpec,
+    strategy: Box<dyn Strategy>,
+    state: State,
+    commands: VecDeque<Command>,
+}
+
+impl Engine {
+    /// A run that waits for members.
+    pub fn new(spec: RunSpec) -> Self {
+        Self::restore(
+            spec,
+            State {
+                phase: Phase::Waiting,
+                members: BTreeMap::new(),
+                global: None,
+                inputs: None,
+                statistics: None,
+                tally: Tally::default(),
+                next_assignment: 1,
+                next_fold: 1,
+            },
+        )
+    }
+
+    /// A run as it was. Follow with [`Event::Restarted`] if the coordinator was down in between.
+    pub fn restore(spec: RunSpec, state: State) -> Self {
+        let strategy = strategy::create(&spec).expect("a RunSpec is validated, its strategy too");
+        Self { spec, strategy, state, commands: VecDeque::new() }
+    }
+
+    /// What to keep, to [`Self::restore`] from.
+    pub fn snapshot(&self) -> State {
+        self.state.clone()
+    }
+
+    /// The state, to look at.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The spec.
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// The next command, in order.
+    pub fn poll(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When to send [`Event::Ticked`] at the latest.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.state.phase.collect().map(|c| c.deadline)
+    }
+
+    /// Takes an event.
+    ///
+    /// # Errors
+    /// A refusal, which leaves the state as it was.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Result<(), Reject> {
+        let over = matches!(self.state.phase, Phase::Done(_));
+        match event {
+            Event::Joined { member, info } => self.joined(now, member, info),
+            Event::Left { member } => self.left(&member)?,
+            Event::Restarted => self.restarted(now),
+            Event::Ticked => self.ticked(now),
+            Event::Answered(_) | Event::Refused { .. } | Event::Failed { .. } | Event::StopAsked | Event::PauseAsked { .. }
+                if over =>
+            {
+                return Err(Reject::Over);
+            }
+            Event::Answered(update) => self.answered(now, update)?,
+            Event::Refused { member, assignment, reason: _ } => self.ended_badly(now, &member, assignment, false)?,
+            Event::Failed { member, assignment, reason: _ } => self.ended_badly(now, &member, assignment, true)?,
+            Event::Folded { fold, digest } => self.folded(now, fold, digest)?,
+            Event::FoldFailed { fold, reason } => self.fold_failed(fold, reason)?,
+            Event::PauseAsked { reason } => {
+                if matches!(self.state.phase, Phase::Paused { .. }) {
+                    return Err(Reject::Paused);
+                }
+                self.pause(reason);
+            }
+            Event::ResumeAsked => self.resume(now)?,
+            Event::StopAsked => self.stop(),
+        }
+        Ok(())
+    }
+
+    // ---- members ----
+
+    /// Members with data to train on that this run may ask, in order of name.
+    fn pool(&self) -> Vec<MemberName> {
+        let only = &self.spec.cohort.only;
+        let allowed = |name: &MemberName| only.is_empty() || only.contains(name);
+        self.state.members.iter().filter(|(n, m)| m.info.trains && allowed(n)).map(|(n, _)| n.clone()).collect()
+    }
+
+    fn evaluators(&self) -> Vec<MemberName> {
+        self.state.members.iter().filter(|(_, m)| m.info.evaluates).map(|(n, _)| n.clone()).collect()
+    }
+
+    fn joined(&mut self, now: Millis, member: MemberName, info: MemberInfo) {
+        self.state.members.insert(member.clone(), Member { online: true, info });
+        // It may have lost what it was asked: ask again. Doing the same work twice does no harm.
+        if let Some(collect) = self.state.phase.collect() {
+            let again = collect.open.values().filter(|o| o.assignment.member == member);
+            self.commands.extend(again.map(|o| Command::Assign(o.assignment.clone())));
+        }
+        if self.state.phase == Phase::Waiting {
+            self.start_if_ready(now);
+        }
+    }
+
+    fn left(&mut self, member: &MemberName) -> Result<(), Reject> {
+        let known = self.state.members.get_mut(member).ok_or_else(|| Reject::UnknownMember(member.clone()))?;
+        known.online = false;
+        Ok(())
+    }
+
+    fn restarted(&mut self, now: Millis) {
+        self.state.members.values_mut().for_each(|m| m.online = false);
+        let deadline = self.deadline(now);
+        if let Some(collect) = self.state.phase.collect_mut() {
+            // nobody could answer while the coordinator was down
+            collect.deadline = deadline;
+        }
+        if let Phase::Aggregating { fold, .. } = &self.state.phase {
+            self.commands.push_back(Command::Fold(fold.clone()));
+        }
+    }
+
+    fn start_if_ready(&mut self, now: Millis) {
+        if self.pool().len() < self.spec.cohort.members || self.evaluators().len() < self.spec.evaluate.members {
+            return;
+        }
+        if self.spec.task.standardise {
+            let members = self.pool();
+            let collect = self.ask(now, Work::SurveyInputs, 0, members, self.spec.cohort.quorum());
+            self.state.phase = Phase::Surveying(collect);
+        } else {
+            self.initialise(now);
+        }
+    }
+
+    // ---- asking ----
+
+    fn deadline(&self, now: Millis) -> Millis {
+        now.saturating_add(self.spec.cohort.deadline.as_millis() as Millis)
+    }
+
+    fn assign(&mut self, member: MemberName, work: Work, round: Round) -> Assignment {
+        let id = AssignmentId(self.state.next_assignment);
+        self.state.next_assignment += 1;
+        self.state.tally.given += 1;
+        let statistics = self.state.statistics.filter(|s| Some(s.round) == self.state.global.map(|g| g.round));
+        let assignment = Assignment {
+            id,
+            member,
+            work,
+            round,
+            global: self.state.global.map(|g| g.digest),
+            statistics: statistics.filter(|_| work == Work::Evaluate).map(|s| s.digest),
+        };
+        self.commands.push_back(Command::Assign(assignment.clone()));
+        assignment
+    }
+
+    /// Asks `members`; the phase is over when all of them answered, or `quorum` of them at the deadline.
+    fn ask(&mut self, now: Millis, work: Work, round: Round, members: Vec<MemberName>, quorum: usize) -> Collect {
+        let quorum = quorum.clamp(1, members.len().max(1));
+        let mut collect = Collect::new(work, quorum, members.len(), self.deadline(now));
+        for member in members {
+            let assignment = self.assign(member, work, round);
+            collect.add(assignment, 0);
+        }
+        collect
+    }
+
+    fn initialise(&mut self, now: Millis) {
+        let mut rng = rng::stream(self.spec.seed, "initialiser", "", 0);
+        let members = rng.choose(&self.pool(), 1);
+        let collect = self.ask(now, Work::Initialise, 0, members, 1);
+        self.state.phase = Phase::Initialising(collect);
+    }
+
+    fn fit(&mut self, now: Millis, round: Round) {
+        let mut rng = rng::stream(self.spec.seed, "select", "", round);
+        let members = self.strategy.select(&self.pool(), self.spec.cohort.size, &mut rng);
+        let mut collect = self.ask(now, Work::Fit, round, members, self.spec.cohort.quorum());
+        collect.most = collect.most.min(self.spec.cohort.most());
+        self.state.phase = Phase::Fitting { round, collect };
+    }
+
+    // ---- answers ----
+
+    fn answered(&mut self, now: Millis, update: UpdateRef) -> Result<(), Reject> {
+        // An answer that comes during a pause counts too: nobody should have to train twice.
+        let collect = match &mut self.state.phase {
+            Phase::Paused { then, .. } => then.collect_mut(),
+            phase => phase.collect_mut(),
+        };
+        let collect = collect.ok_or(Reject::NotOpen(update.assignment))?;
+        collect.close(update.assignment, &update.member)?;
+        collect.accepted.insert(update.member.clone(), update);
+        self.state.tally.accepted += 1;
+        self.advance(now);
+        Ok(())
+    }
+
+    /// A refused answer is not asked for again, since the same work gives the same answer; a failure is.
+    fn ended_badly(&mut self, now: Millis, member: &MemberName, id: AssignmentId, retry: bool) -> Result<(), Reject> {
+        let Some(collect) = self.state.phase.collect_mut() else {
+            return Err(Reject::NotOpen(id));
+        };
+        let open = collect.close(id, member)?;
+        let tally = &mut self.state.tally;
+        if retry {
+            tally.dropped += 1;
+        } else {
+            tally.rejected += 1;
+        }
+        if retry && open.attempt < self.spec.cohort.retries {
+            self.ask_again(member.clone(), &open);
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    fn ask_again(&mut self, member: MemberName, open: &collect::Open) {
+        let (work, round) = (open.assignment.work, open.assignment.round);
+        let assignment = self.assign(member, work, round);
+        if let Some(collect) = self.state.phase.collect_mut() {
+            collect.add(assignment, open.attempt + 1);
+        }
+    }
+
+    fn ticked(&mut self, now: Millis) {
+        let next = self.deadline(now);
+        let retries = self.spec.cohort.retries;
+        let Some(collect) = self.state.phase.collect_mut() else {
+            return;
+        };
+        if now < collect.deadline {
+            return;
+        }
+        let expired = std::mem::take(&mut collect.open);
+        collect.deadline = next;
+        let enough = collect.accepted.len() >= collect.quorum;
+        self.state.tally.expired += expired.len() as u64;
+        for open in expired.into_values() {
+            let Assignment { id, member, .. } = open.assignment.clone();
+            self.commands.push_back(Command::Cancel { member: member.clone(), assignment: id });
+            if !enough && open.attempt < retries {
+                let online = self.state.members.get(&member).is_some_and(|m| m.online);
+                let stand_in = if online { None } else { self.replacement() };
+                self.ask_again(stand_in.unwrap_or(member), &open);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// An online member that was not asked in this phase yet, drawn from the run's stream.
+    fn replacement(&self) -> Option<MemberName> {
+        let collect = self.state.phase.collect()?;
+        if !matches!(collect.work, Work::Fit | Work::Initialise) {
+            return None;
+        }
+        let free: Vec<MemberName> = self
+            .pool()
+            .into_iter()
+            .filter(|n| !collect.asked.contains(n) && self.state.members.get(n).is_some_and(|m| m.online))
+            .collect();
+        // each replacement draws anew, so the stream takes the number of the assignment
+        let purpose = format!("replace-{}", self.state.next_assignment);
+        rng::stream(self.spec.seed, &purpose, "", 0).choose(&free, 1).pop()
+    }
+
+    /// Goes on if the phase has what it needs, finds replacements if it can, or pauses.
+    fn advance(&mut self, now: Millis) {
+        while self.state.phase.collect().is_some_and(Collect::starved) {
+            let Some(member) = self.replacement() else {
+                let reason = self.state.phase.collect().map(starved_text).unwrap_or_default();
+                self.pause(reason);
+                return;
+            };
+            let Some(collect) = self.state.phase.collect() else { return };
+            let (work, round) = (collect.work, self.current_round());
+            let assignment = self.assign(member, work, round);
+            if let Some(collect) = self.state.phase.collect_mut() {
+                collect.add(assignment, 0);
+            }
+        }
+        if self.state.phase.collect().is_some_and(Collect::complete) {
+            self.conclude(now);
+        }
+    }
+
+    fn current_round(&self) -> Round {
+        match &self.state.phase {
+            Phase::Fitting { round, .. } => *round,
+            Phase::Aggregating { fold, .. } => fold.round,
+            Phase::Paused { then, .. } => match then.as_ref() {
+                Phase::Fitting { round, .. } => *round,
+                Phase::Waiting
+                | Phase::Surveying(_)
+                | Phase::Initialising(_)
+                | Phase::Aggregating { .. }
+                | Phase::Evaluating(_)
+                | Phase::Done(_)
+                | Phase::Paused { .. } => self.published_round(),
+            },
+            Phase::Waiting | Phase::Surveying(_) | Phase::Initialising(_) | Phase::Evaluating(_) | Phase::Done(_) => {
+                self.published_round()
+            }
+        }
+    }
+
+    fn published_round(&self) -> Round {
+        self.state.global.map_or(0, |g| g.round)
+    }
+
+    /// The phase has its answers.
+    fn conclude(&mut self, now: Millis) {
+        let round = self.current_round();
+        let Some(collect) = self.state.phase.collect_mut() else { return };
+        let late = std::mem::take(&mut collect.open);
+        let (work, metrics) = (collect.work, collect.metrics());
+        let answers: Vec<UpdateRef> = std::mem::take(&mut collect.accepted).into_values().collect();
+        self.state.tally.dropped += late.len() as u64;
+        let cancels = late.into_values().map(|o| Command::Cancel { member: o.assignment.member, assignment: o.assignment.id });
+        self.commands.extend(cancels);
+        match work {
+            Work::SurveyInputs => self.fold(FoldKind::Inputs, round, answers, metrics),
+            Work::Initialise => self.fold(FoldKind::Initial, round, answers, metrics),
+            Work::Fit => self.fold(FoldKind::Round, round, answers, metrics),
+            Work::SurveyFeatures => self.fold(FoldKind::Features, round, answers, metrics),
+            Work::Evaluate => self.evaluated(now, metrics),
+        }
+    }
+
+    // ---- folding ----
+
+    fn fold(&mut self, kind: FoldKind, round: Round, answers: Vec<UpdateRef>, metrics: Metrics) {
+        let fold = Fold {
+            id: self.state.next_fold,
+            kind,
+            round,
+            base: self.state.global.map(|g| g.digest),
+            inputs: self.state.inputs.filter(|_| kind == FoldKind::Initial),
+            answers,
+        };
+        self.state.next_fold += 1;
+        self.commands.push_back(Command::Fold(fold.clone()));
+        self.state.phase = Phase::Aggregating { fold, metrics };
+    }
+
+    fn folded(&mut self, now: Millis, id: u64, digest: Digest) -> Result<(), Reject> {
+        let Phase::Aggregating { fold, metrics } = &self.state.phase else {
+            return Err(Reject::StaleFold(id));
+        };
+        if fold.id != id {
+            return Err(Reject::StaleFold(id));
+        }
+        let (kind, round, metrics) = (fold.kind, fold.round, metrics.clone());
+        let members = fold.answers.iter().map(|a| a.member.clone()).collect();
+        match kind {
+            FoldKind::Inputs => {
+                self.state.inputs = Some(digest);
+                self.initialise(now);
+            }
+            FoldKind::Initial | FoldKind::Round => {
+                self.state.global = Some(GlobalRef { round, digest });
+                self.commands.push_back(Command::Publish(Published { round, digest, members, metrics }));
+                self.after_publish(now, round);
+            }
+            FoldKind::Features => {
+                self.state.statistics = Some(GlobalRef { round, digest });
+                self.evaluate(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn fold_failed(&mut self, id: u64, reason: String) -> Result<(), Reject> {
+        match &self.state.phase {
+            Phase::Aggregating { fold, .. } if fold.id == id => {
+                self.pause(format!("the answers of round {} could not be folded: {reason}", fold.round));
+                Ok(())
+            }
+            Phase::Waiting
+            | Phase::Surveying(_)
+            | Phase::Initialising(_)
+            | Phase::Fitting { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Evaluating(_)
+            | Phase::Done(_)
+            | Phase::Paused { .. } => Err(Reject::StaleFold(id)),
+        }
+    }
+
+    fn after_publish(&mut self, now: Millis, round: Round) {
+        let every = self.spec.evaluate.every;
+        let due = round == self.spec.rounds || (every > 0 && round > 0 && round.is_multiple_of(every));
+        if due {
+            let members = self.pool();
+            let collect = self.ask(now, Work::SurveyFeatures, round, members, self.spec.cohort.quorum());
+            self.state.phase = Phase::Surveying(collect);
+        } else {
+            self.fit(now, round + 1);
+        }
+    }
+
+    fn evaluate(&mut self, now: Millis) {
+        let members = self.evaluators();
+        if members.is_empty() {
+            self.evaluated(now, Metrics::default());
+            return;
+        }
+        let quorum = members.len();
+        let collect = self.ask(now, Work::Evaluate, self.published_round(), members, quorum);
+        self.state.phase = Phase::Evaluating(collect);
+    }
+
+    fn evaluated(&mut self, now: Millis, metrics: Metrics) {
+        let round = self.published_round();
+        let statistics = self.state.statistics.map(|s| s.digest);
+        self.commands.push_back(Command::Report { round, statistics, metrics });
+        if round >= self.spec.rounds {
+            self.finish(Outcome::Completed);
+        } else {
+            self.fit(now, round + 1);
+        }
+    }
+
+    // ---- pause, resume, end ----
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.state.phase = Phase::Done(outcome);
+        self.commands.push_back(Command::Finish(outcome));
+    }
+
+    fn pause(&mut self, reason: String) {
+        let then = Box::new(std::mem::replace(&mut self.state.phase, Phase::Waiting));
+        self.commands.push_back(Command::Pause { reason: reason.clone() });
+        self.state.phase = Phase::Paused { reason, then };
+    }
+
+    fn resume(&mut self, now: Millis) -> Result<(), Reject> {
+        let Phase::Paused { then, .. } = &self.state.phase else {
+            return Err(if matches!(self.state.phase, Phase::Done(_)) { Reject::Over } else { Reject::NotPaused });
+        };
+        self.state.phase = then.as_ref().clone();
+        let deadline = self.deadline(now);
+        if let Phase::Aggregating { fold, .. } = &self.state.phase {
+            self.commands.push_back(Command::Fold(fold.clone()));
+        }
+        if let Some(collect) = self.state.phase.collect_mut() {
+            collect.deadline = deadline;
+            let open: Vec<Command> = collect.open.values().map(|o| Command::Assign(o.assignment.clone())).collect();
+            self.commands.extend(open);
+        }
+        if self.state.phase == Phase::Waiting {
+            self.start_if_ready(now);
+        }
+        self.ask_missing();
+        self.advance(now);
+        Ok(())
+    }
+
+    /// After a pause for want of answers: everybody who was asked and did not answer is asked again.
+    fn ask_missing(&mut self) {
+        let round = self.current_round();
+        let Some(collect) = self.state.phase.collect().filter(|c| c.starved()) else { return };
+        let work = collect.work;
+        let silent: Vec<MemberName> = collect.asked.iter().filter(|m| !collect.accepted.contains_key(*m)).cloned().collect();
+        for member in silent {
+            let assignment = self.assign(member, work, round);
+            if let Some(collect) = self.state.phase.collect_mut() {
+                collect.add(assignment, 0);
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(collect) = self.state.phase.collect_mut() {
+            let open = std::mem::take(&mut collect.open);
+            self.state.tally.dropped += open.len() as u64;
+            let cancels =
+                open.into_values().map(|o| Command::Cancel { member: o.assignment.member, assignment: o.assignment.id });
+            self.commands.extend(cancels);
+        } else if let Phase::Paused { then, .. } = &mut self.state.phase
+            && let Some(collect) = then.collect_mut()
+        {
+            self.state.tally.dropped += collect.open.len() as u64;
+        }
+        self.finish(Outcome::Stopped);
+    }
+}
+
+fn starved_text(collect: &Collect) -> String {
+    format!(
+        "{:?}: {} usable answers of {} asked, {} are needed; resume the run when more members are there",
+        collect.work,
+        collect.accepted.len(),
+        collect.asked.len(),
+        collect.quorum
+    )
+}

@@ -1,0 +1,474 @@
+//! The run spec: one TOML document that says what a run is.
+//!
+//! [`RunSpec::from_toml`] is the only way to make one: a value of this type has been validated. Unknown keys are
+//! refused with the nearest valid one. What a task or a strategy alone understands lies in its own table, which that
+//! task or strategy parses with [`parse_table`], so that adding one does not touch this file.
+
+use crate::id::{MemberName, is_valid_name};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+mod error;
+mod preset;
+#[cfg(test)]
+mod tests;
+
+pub use error::{SpecError, nearest};
+pub use preset::{PRESETS, Preset, merge, set_key};
+
+/// True if `name` is one of the run's modalities.
+pub fn is_modality(spec: &RunSpec, name: &str) -> bool {
+    spec.task.modalities.contains_key(name)
+}
+
+/// Version of the format of this document.
+pub const SPEC_VERSION: u32 = 1;
+
+/// Most classes of a task.
+pub const MAX_CLASSES: usize = 100_000;
+/// Most modalities of a task: every non-empty subset of them is evaluated.
+pub const MAX_MODALITIES: usize = 12;
+
+/// Pseudo-modality under which prototypes of the fused representation are kept.
+pub const FUSED: &str = "fused";
+
+/// What a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// Version of the format; 1.
+    pub version: u32,
+    /// Name of the run, for people.
+    pub name: String,
+    /// Seed of every random draw of the run.
+    #[serde(default)]
+    pub seed: u64,
+    /// Number of rounds.
+    pub rounds: u32,
+    /// What is learned.
+    pub task: TaskSpec,
+    /// The task's model: its own keys.
+    #[serde(default)]
+    pub model: toml::Table,
+    /// Local training.
+    #[serde(default)]
+    pub train: TrainSpec,
+    /// What stands in for a missing modality while training, and how a class is answered.
+    #[serde(default)]
+    pub missing: MissingSpec,
+    /// The prototype library.
+    #[serde(default)]
+    pub prototypes: PrototypeSpec,
+    /// How updates become the next global: `kind` and the strategy's own keys.
+    #[serde(default = "default_strategy")]
+    pub strategy: toml::Table,
+    /// Who is asked, and how long one waits.
+    pub cohort: CohortSpec,
+    /// When the global is evaluated.
+    #[serde(default)]
+    pub evaluate: EvaluateSpec,
+}
+
+fn default_strategy() -> toml::Table {
+    [("kind".to_owned(), toml::Value::String("pmcm".to_owned()))].into_iter().collect()
+}
+
+/// What is learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Name in the task table, such as `classify`.
+    pub kind: String,
+    /// Number of classes.
+    pub classes: usize,
+    /// Modalities and the number of features of each, `{ left = 32, right = 32 }`.
+    pub modalities: BTreeMap<String, usize>,
+    /// Scale every feature by the federation's own mean and standard deviation, surveyed before round 1.
+    #[serde(default = "yes")]
+    pub standardise: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Local training of one member in one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSpec {
+    /// Passes over the member's data.
+    pub epochs: u32,
+    /// Samples of a step; the last, smaller batch is used too.
+    pub batch: usize,
+    /// Optimiser; its moments are fresh in every local run.
+    pub optimizer: Optimizer,
+    /// Learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay (AdamW), or L2 decay for SGD.
+    pub weight_decay: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Largest norm of the whole gradient; 0 does not clip.
+    pub clip: f64,
+    /// How the learning rate goes over the rounds.
+    pub schedule: Schedule,
+    /// Weight of (mu/2)|w - global|^2 in the loss (FedProx); a strategy may set it.
+    pub proximal: f64,
+}
+
+impl Default for TrainSpec {
+    fn default() -> Self {
+        Self {
+            epochs: 2,
+            batch: 32,
+            optimizer: Optimizer::Adam,
+            lr: 1e-3,
+            weight_decay: 0.0,
+            momentum: 0.0,
+            clip: 0.0,
+            schedule: Schedule::Constant,
+            proximal: 0.0,
+        }
+    }
+}
+
+/// Optimiser of local training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Adam, beta .9 and .999, epsilon 1e-8, no decay.
+    Adam,
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Stochastic gradient descent with optional momentum.
+    Sgd,
+}
+
+/// Learning rate over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The same in every round.
+    Constant,
+    /// Half a cosine from `lr` down to 0 after the last round.
+    Cosine,
+    /// Linear from `lr` down to 0 after the last round.
+    Linear,
+}
+
+/// What stands in for a modality that a sample lacks, and how a class is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MissingSpec {
+    /// Stands in for the representation of a missing modality, in training and for the `head` answer.
+    pub fill: Fill,
+    /// Prototype that is tried before `fill` while training.
+    pub mask: Mask,
+    /// Probability of using the mask where there is one; `fill` otherwise.
+    pub mask_probability: f64,
+    /// Rounds before the first mask is used.
+    pub warmup: u32,
+    /// Answer that is reported first. All answers are always measured.
+    pub inference: Inference,
+}
+
+impl Default for MissingSpec {
+    fn default() -> Self {
+        Self { fill: Fill::Zero, mask: Mask::None, mask_probability: 1.0, warmup: 1, inference: Inference::Whitened }
+    }
+}
+
+/// Stand-in for the representation of a missing modality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fill {
+    /// Do not train on samples that lack a modality (at inference: zero).
+    Drop,
+    /// Zeros.
+    Zero,
+    /// Fresh standard normal noise.
+    Noise,
+    /// A learned vector per modality.
+    Token,
+    /// The prototype of the sample's label (training); of the nearest class (inference). Zeros where there is none.
+    LabelPrototype,
+    /// The prototype of the class nearest to what is present. Zeros where there is none.
+    Retrieved,
+}
+
+/// Prototype that stands in while training, before `fill` is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mask {
+    /// None.
+    None,
+    /// That of the sample's label (PmcmFL).
+    Label,
+    /// That of the class nearest to what is present.
+    Retrieved,
+}
+
+/// How a class is answered for a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inference {
+    /// The fused head, with `fill` for what is missing.
+    Head,
+    /// The fused head, with the prototype of the nearest class for what is missing.
+    Near,
+    /// The nearest class by cosine, no head.
+    Ncm,
+    /// Whitened prototypes: a sum of linear discriminants over what is present.
+    Whitened,
+    /// Per subset of modalities, whichever of the above was right most often on the members' held-out data.
+    Auto,
+}
+
+/// The prototype library.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrototypeSpec {
+    /// Weight of the prototype contrast per modality, in the loss. Without effect where the strategy keeps no library.
+    pub contrast: f64,
+    /// Weight of the prototype contrast of the fused representation.
+    pub contrast_fused: f64,
+    /// Temperature of the contrast.
+    pub tau: f64,
+    /// A member does not send a class of which it has fewer samples of a modality.
+    pub min_count: u32,
+    /// The coordinator renews a row from this many samples on.
+    pub min_total: u32,
+    /// Share of the old row that is kept when a row is renewed.
+    pub ema: f64,
+    /// Rounds after which a row that was not renewed is dropped; 0 keeps it.
+    pub max_age: u32,
+    /// Shrinkage of the whitened prototypes' covariance towards a multiple of the identity.
+    pub rho: f64,
+    /// Library that `near` and `ncm` use when reported: means of local models as uploaded, or of the final global model.
+    pub library: Library,
+}
+
+impl Default for PrototypeSpec {
+    fn default() -> Self {
+        Self {
+            contrast: 0.3,
+            contrast_fused: 0.3,
+            tau: 0.1,
+            min_count: 8,
+            min_total: 1,
+            ema: 0.0,
+            max_age: 0,
+            rho: 0.1,
+            library: Library::Fresh,
+        }
+    }
+}
+
+/// Which prototypes answer at inference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Library {
+    /// Sums that members sent with their updates: means over their local models.
+    Uploaded,
+    /// From the statistics pass over all members with the global model itself.
+    Fresh,
+}
+
+/// Who is asked, and how long one waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CohortSpec {
+    /// Members that must have joined before the run starts.
+    pub members: usize,
+    /// Members asked in a round.
+    pub size: usize,
+    /// Fewest accepted updates that make a round; the whole cohort if not given.
+    #[serde(default)]
+    pub quorum: Option<usize>,
+    /// Most accepted updates of a round: when they are in, the rest is cancelled. The whole cohort if not given.
+    #[serde(default)]
+    pub most: Option<usize>,
+    /// Longest that a phase waits for answers, such as "10m".
+    #[serde(default = "ten_minutes", with = "units")]
+    pub deadline: Duration,
+    /// How often an assignment that failed or expired is given again.
+    #[serde(default = "two")]
+    pub retries: u32,
+    /// Only these members take part; all if empty.
+    #[serde(default)]
+    pub only: Vec<MemberName>,
+}
+
+fn ten_minutes() -> Duration {
+    Duration::from_secs(600)
+}
+
+fn two() -> u32 {
+    2
+}
+
+impl CohortSpec {
+    /// Fewest accepted updates of a round.
+    pub fn quorum(&self) -> usize {
+        self.quorum.unwrap_or(self.size)
+    }
+
+    /// Most accepted updates of a round.
+    pub fn most(&self) -> usize {
+        self.most.unwrap_or(self.size)
+    }
+}
+
+/// When the global is evaluated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateSpec {
+    /// Every so many rounds; 0 evaluates after the last round only, which is always done.
+    pub every: u32,
+    /// Members with data to evaluate on that must have joined before the run starts.
+    pub members: usize,
+}
+
+impl Default for EvaluateSpec {
+    fn default() -> Self {
+        Self { every: 10, members: 0 }
+    }
+}
+
+/// Durations with units.
+mod units {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("{}ms", d.as_millis()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        let span: jiff::SignedDuration = text
+            .parse()
+            .map_err(|e| D::Error::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {e}")))?;
+        Duration::try_from(span).map_err(|_| D::Error::custom(format!("{text:?} is negative")))
+    }
+}
+
+/// Parses the own table of a task or strategy, refusing unknown keys with the nearest valid one.
+///
+/// # Errors
+/// Names `section` and the key.
+pub fn parse_table<T: DeserializeOwned>(section: &str, table: &toml::Table) -> Result<T, SpecError> {
+    // Through text: only then do errors carry a position to show.
+    let text = toml::to_string(table).map_err(|e| SpecError::invalid(section, e.to_string()))?;
+    toml::from_str(&text).map_err(|e| SpecError::from_toml(e).within(section))
+}
+
+impl RunSpec {
+    /// Parses and validates a spec.
+    ///
+    /// # Errors
+    /// Names the line and key, and for an unknown key the nearest valid one.
+    pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        let spec: RunSpec = toml::from_str(text).map_err(SpecError::from_toml)?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// From a table that presets and overrides were merged into.
+    ///
+    /// # Errors
+    /// As [`Self::from_toml`].
+    pub fn from_table(table: &toml::Table) -> Result<Self, SpecError> {
+        Self::from_toml(&toml::to_string(table).map_err(|e| SpecError::invalid("spec", e.to_string()))?)
+    }
+
+    /// The spec as TOML, every key written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a validated spec has only keys and values that TOML can hold")
+    }
+
+    /// The strategy's name.
+    pub fn strategy_kind(&self) -> &str {
+        self.strategy.get("kind").and_then(toml::Value::as_str).unwrap_or_default()
+    }
+
+    /// Modality names in order.
+    pub fn modalities(&self) -> Vec<&str> {
+        self.task.modalities.keys().map(String::as_str).collect()
+    }
+
+    fn validate(&self) -> Result<(), SpecError> {
+        let check = |key: &str, ok: bool, why: &str| if ok { Ok(()) } else { Err(SpecError::invalid(key, why)) };
+        check("version", self.version == SPEC_VERSION, "this build reads version 1")?;
+        check("name", is_valid_name(&self.name), "use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-'")?;
+        check("rounds", (1..=1_000_000).contains(&self.rounds), "must be 1 to 1000000")?;
+        check("seed", self.seed <= i64::MAX as u64, "must be below 2^63")?;
+        check("task.classes", (2..=MAX_CLASSES).contains(&self.task.classes), "must be 2 to 100000")?;
+        check(
+            "task.modalities",
+            (1..=MAX_MODALITIES).contains(&self.task.modalities.len()),
+            "name 1 to 12 modalities with their number of features, { left = 32, right = 32 }",
+        )?;
+        for (name, &dim) in &self.task.modalities {
+            let key = format!("task.modalities.{name}");
+            check(&key, is_valid_name(name) && name != FUSED, "not a usable name ('fused' is reserved)")?;
+            check(&key, (1..=10_000_000).contains(&dim), "the number of features must be 1 to 10000000")?;
+        }
+        self.validate_numbers(&check)?;
+        let cohort = &self.cohort;
+        check("cohort.members", (1..=1_000_000).contains(&cohort.members), "must be 1 to 1000000")?;
+        check("cohort.size", (1..=cohort.members).contains(&cohort.size), "must be 1 to cohort.members")?;
+        check("cohort.quorum", (1..=cohort.size).contains(&cohort.quorum()), "must be 1 to cohort.size")?;
+        check("cohort.most", (cohort.quorum()..=cohort.size).contains(&cohort.most()), "must be cohort.quorum to cohort.size")?;
+        check("cohort.deadline", cohort.deadline >= Duration::from_secs(1), "must be at least 1s")?;
+        check("cohort.deadline", cohort.deadline <= Duration::from_secs(30 * 86_400), "must be at most 30 days")?;
+        check("cohort.retries", cohort.retries <= 1000, "must be at most 1000")?;
+        check(
+            "cohort.only",
+            cohort.only.is_empty() || cohort.only.len() >= cohort.members,
+            "names fewer members than cohort.members asks for",
+        )?;
+        self.validate_library(&check)
+    }
+
+    /// What needs a prototype library needs a strategy that keeps one.
+    fn validate_library(&self, check: &dyn Fn(&str, bool, &str) -> Result<(), SpecError>) -> Result<(), SpecError> {
+        let strategy = crate::strategy::create(self)?;
+        let kept = strategy.plan(self, 1).prototypes;
+        let why = "needs a prototype library, which this strategy does not keep; use strategy.kind = \"pmcm\"";
+        check("missing.mask", kept || self.missing.mask == Mask::None, why)?;
+        check("missing.fill", kept || !matches!(self.missing.fill, Fill::LabelPrototype | Fill::Retrieved), why)?;
+        let uploaded =
+            self.prototypes.library == Library::Uploaded && matches!(self.missing.inference, Inference::Near | Inference::Ncm);
+        check("prototypes.library", kept || !uploaded, "\"uploaded\" needs a strategy that keeps a library, such as \"pmcm\"")
+    }
+
+    fn validate_numbers(&self, check: &dyn Fn(&str, bool, &str) -> Result<(), SpecError>) -> Result<(), SpecError> {
+        let (train, missing, proto) = (&self.train, &self.missing, &self.prototypes);
+        check("train.epochs", (1..=10_000).contains(&train.epochs), "must be 1 to 10000")?;
+        check("train.batch", (1..=1_000_000).contains(&train.batch), "must be 1 to 1000000")?;
+        check("train.lr", train.lr.is_finite() && train.lr > 0.0, "must be above 0")?;
+        for (key, value) in [
+            ("train.weight_decay", train.weight_decay),
+            ("train.clip", train.clip),
+            ("train.proximal", train.proximal),
+            ("prototypes.contrast", proto.contrast),
+            ("prototypes.contrast_fused", proto.contrast_fused),
+            ("prototypes.rho", proto.rho),
+        ] {
+            check(key, value.is_finite() && value >= 0.0, "must be 0 or more")?;
+        }
+        check("train.momentum", (0.0..1.0).contains(&train.momentum), "must be in [0, 1)")?;
+        let decays = train.weight_decay > 0.0 && train.optimizer == Optimizer::Adam;
+        check("train.weight_decay", !decays, "adam has no decay; use optimizer = \"adamw\"")?;
+        let momentum = train.momentum > 0.0 && train.optimizer != Optimizer::Sgd;
+        check("train.momentum", !momentum, "only optimizer = \"sgd\" has a momentum")?;
+        check("missing.mask_probability", (0.0..=1.0).contains(&missing.mask_probability), "must be in [0, 1]")?;
+        check("prototypes.tau", proto.tau.is_finite() && proto.tau > 0.0, "must be above 0")?;
+        check("prototypes.ema", (0.0..1.0).contains(&proto.ema), "must be in [0, 1)")?;
+        check("prototypes.min_count", proto.min_count >= 1, "must be 1 or more")?;
+        check("prototypes.min_total", proto.min_total >= 1, "must be 1 or more")
+    }
+}

@@ -1,0 +1,88 @@
+//! Errors of specs, with the nearest valid name.
+
+/// What is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// The text is not TOML, a value has a wrong type, or a key is missing.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key that does not exist.
+    #[error("unknown key `{key}`{section}{position}: {hint}")]
+    UnknownKey {
+        /// The key as written.
+        key: String,
+        /// " in [section]", or empty.
+        section: String,
+        /// " at line N", or empty.
+        position: String,
+        /// "did you mean ...?" and the valid keys.
+        hint: String,
+    },
+    /// A value that cannot be right.
+    #[error("`{key}` is not valid: {why}")]
+    Invalid {
+        /// The key with its section.
+        key: String,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+}
+
+/// The candidate that `name` most likely means, if any is near.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(name, c), c))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// "did you mean `x`? valid: a, b, x".
+pub(crate) fn hint<'a>(name: &str, valid: &[&'a str]) -> String {
+    let near = nearest(name, valid.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+    format!("{near}valid: {}", valid.join(", "))
+}
+
+impl SpecError {
+    /// `key` has a value that cannot be right.
+    pub fn invalid(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid { key: key.into(), why: why.into() }
+    }
+
+    /// `value` is not one of the names in a table, such as the strategies.
+    pub fn unknown_name(key: &str, value: &str, valid: &[&str]) -> Self {
+        Self::invalid(key, format!("there is no {value:?}; {}", hint(value, valid)))
+    }
+
+    /// Says which table the error is about.
+    #[must_use]
+    pub fn within(self, name: &str) -> Self {
+        match self {
+            // the line is one of the table's own text, not of the user's file
+            Self::UnknownKey { key, hint, .. } => {
+                Self::UnknownKey { key, section: format!(" in [{name}]"), position: String::new(), hint }
+            }
+            Self::Syntax(text) => Self::Syntax(format!("in [{name}]: {}", text.lines().last().unwrap_or_default())),
+            invalid @ Self::Invalid { .. } => invalid,
+        }
+    }
+
+    /// serde names the unknown field and the known ones; the nearest one and the line are added here.
+    pub(crate) fn from_toml(error: toml::de::Error) -> Self {
+        let message = error.message();
+        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        let kind = ["unknown field", "unknown variant"].into_iter().find(|k| message.starts_with(k));
+        let (Some(kind), Some((name, valid))) = (kind, quoted.split_first()) else {
+            return Self::Syntax(error.to_string().trim_end().to_owned());
+        };
+        let shown = error.to_string();
+        let position = shown.split("line ").nth(1).and_then(|t| t.split(',').next()).map(|n| format!(" at line {n}"));
+        let position = position.unwrap_or_default();
+        if kind == "unknown field" {
+            Self::UnknownKey { key: (*name).to_owned(), section: String::new(), position, hint: hint(name, valid) }
+        } else {
+            Self::Invalid { key: (*name).to_owned(), why: format!("no such value{position}; {}", hint(name, valid)) }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The service for operators: decode, ask the runtime, answer.
+
+use crate::rpc::{Answers, send_blob};
+use crate::runtime::Handle;
+use crate::wire;
+use tessera_proto::convert::{digest, run_id};
+use tessera_proto::v1::admin_server::Admin;
+use tessera_proto::v1::{
+    DownloadRequest, DownloadResponse, ListMembersRequest, ListMembersResponse, ListRunsRequest, ListRunsResponse,
+    ShowRunRequest, ShowRunResponse, StopRunRequest, StopRunResponse, SubmitRunRequest, SubmitRunResponse, WatchRunRequest,
+    WatchRunResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Entries sent ahead of a slow reader; the history itself is the queue.
+const AHEAD: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct AdminService {
+    pub(crate) handle: Handle,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    type WatchRunStream = Answers<WatchRunResponse>;
+    type FetchBlobStream = Answers<DownloadResponse>;
+
+    async fn submit_run(&self, request: Request<SubmitRunRequest>) -> Result<Response<SubmitRunResponse>, Status> {
+        let request = request.into_inner();
+        let id = if request.run.is_empty() { None } else { Some(run_id(&request.run)?) };
+        let run = self.handle.submit(&request.spec_toml, id).await?;
+        Ok(Response::new(SubmitRunResponse { run: run.into() }))
+    }
+
+    async fn list_runs(&self, _: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
+        let runs = self.handle.runs().await?;
+        Ok(Response::new(ListRunsResponse { runs: runs.into_iter().map(wire::summary).collect() }))
+    }
+
+    async fn show_run(&self, request: Request<ShowRunRequest>) -> Result<Response<ShowRunResponse>, Status> {
+        let run = run_id(&request.into_inner().run)?;
+        Ok(Response::new(wire::detail(self.handle.show(&run).await?)))
+    }
+
+    async fn stop_run(&self, request: Request<StopRunRequest>) -> Result<Response<StopRunResponse>, Status> {
+        self.handle.stop(&run_id(&request.into_inner().run)?).await?;
+        Ok(Response::new(StopRunResponse {}))
+    }
+
+    async fn watch_run(&self, request: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let request = request.into_inner();
+        let mut watch = self.handle.watch(&run_id(&request.run)?, request.after).await?;
+        let (queue, entries) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    next = watch.next() => next,
+                    // A reader that is gone ends this, also while nothing happens.
+                    () = queue.closed() => return,
+                };
+                let Some((position, happened)) = next else { return };
+                if queue.send(Ok(wire::happened(position, happened))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(entries))))
+    }
+
+    async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
+        let members = self.handle.members().await?;
+        Ok(Response::new(ListMembersResponse { members: members.iter().map(wire::member).collect() }))
+    }
+
+    async fn fetch_blob(&self, request: Request<DownloadRequest>) -> Result<Response<Self::FetchBlobStream>, Status> {
+        let request = request.into_inner();
+        let digest = digest(&request.digest)?;
+        Ok(Response::new(send_blob(&self.handle, digest, request.offset, None).await?))
+    }
+}

@@ -1,0 +1,259 @@
+//! Blobs: parameter sets named by the digest of their bytes, as files in one folder or in memory.
+//!
+//! A blob is written under a temporary name, fsynced, renamed to its digest, and the folder fsynced: a file under a
+//! digest is complete. Each upload writes a file of its own, so two uploads of the same blob cannot mix; one that
+//! breaks off leaves `DIGEST.part`, from whose end it can go on. Calls block; callers on the executor use
+//! `spawn_blocking`.
+
+mod read;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod writer;
+
+pub use read::{Blob, Raw};
+pub use upload::Upload;
+pub use writer::Writer;
+
+use crate::error::Error;
+use crate::sync::lock;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tessera_common::id::Digest;
+use tessera_common::param::Limits;
+
+/// Why a blob cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// It is not here.
+    #[error("blob {} is not here, or not complete", .0.short())]
+    Missing(Digest),
+    /// An upload does not go on where the stored part ends.
+    #[error("blob {}: the upload must go on at offset {expected}, not at {found}", digest.short())]
+    Offset {
+        /// Which blob.
+        digest: Digest,
+        /// Length of the stored part.
+        expected: u64,
+        /// Offset that was announced.
+        found: u64,
+    },
+    /// It is larger than this coordinator takes.
+    #[error("blob {} has {bytes} bytes, this coordinator takes at most {limit}", digest.short())]
+    TooLarge {
+        /// Which blob.
+        digest: Digest,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More bytes came than were announced.
+    #[error("blob {}: more bytes came than the {announced} that were announced", digest.short())]
+    Overflow {
+        /// Which blob.
+        digest: Digest,
+        /// Announced length.
+        announced: u64,
+    },
+    /// Fewer bytes came than were announced; what came is kept.
+    #[error("blob {}: only {found} of {announced} bytes came; go on from there", digest.short())]
+    Short {
+        /// Which blob.
+        digest: Digest,
+        /// Announced length.
+        announced: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// The bytes have another digest.
+    #[error("blob {}: the bytes that came have the digest {}; they are thrown away", digest.short(), found.short())]
+    Mismatch {
+        /// Announced digest.
+        digest: Digest,
+        /// Digest of what came.
+        found: Digest,
+    },
+    /// The bytes are no parameter set.
+    #[error("blob {}: {why}", digest.short())]
+    Malformed {
+        /// Which blob.
+        digest: Digest,
+        /// What is wrong.
+        why: String,
+    },
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl BlobError {
+    pub(crate) fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let text = format!("{doing} {}", path.display());
+        move |error| Self::Io(format!("{text}: {error}"))
+    }
+}
+
+/// How much of a blob is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobStatus {
+    /// Bytes that are here.
+    pub offset: u64,
+    /// Nothing is missing.
+    pub complete: bool,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    complete: BTreeMap<Digest, Bytes>,
+    parts: BTreeMap<Digest, Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Dir(PathBuf),
+    Memory(Mutex<Memory>),
+}
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    max_bytes: u64,
+    /// Numbers temporary files; those of an earlier process are gone when this one starts.
+    next: AtomicU64,
+    /// Files that readers hold open.
+    open_files: AtomicUsize,
+}
+
+/// All blobs of a coordinator. Clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    inner: Arc<Inner>,
+}
+
+impl Blobs {
+    /// Blobs in memory, of at most `max_bytes` each.
+    pub fn in_memory(max_bytes: u64) -> Self {
+        Self::at(Place::Memory(Mutex::default()), max_bytes)
+    }
+
+    /// Blobs in the folder `dir`, of at most `max_bytes` each. Clears what a stopped process left unfinished.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or read.
+    pub fn in_dir(dir: &Path, max_bytes: u64) -> Result<Self, Error> {
+        fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))?;
+        for entry in fs::read_dir(dir).map_err(Error::io("cannot read", dir))? {
+            let path = entry.map_err(Error::io("cannot read", dir))?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let outcome = if name.ends_with(".tmp") {
+                fs::remove_file(&path)
+            } else if let Some(digest) = name.strip_suffix(".up").and_then(|n| n.split_once('.')).map(|(d, _)| d) {
+                // an upload that the end of the process broke off: it can go on
+                fs::rename(&path, dir.join(format!("{digest}.part")))
+            } else {
+                Ok(())
+            };
+            outcome.map_err(Error::io("cannot clear", &path))?;
+        }
+        Ok(Self::at(Place::Dir(dir.to_owned()), max_bytes))
+    }
+
+    fn at(place: Place, max_bytes: u64) -> Self {
+        let inner = Inner { place, max_bytes, next: AtomicU64::new(1), open_files: AtomicUsize::new(0) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Limits for parameter sets that come from outside.
+    pub fn limits(&self) -> Limits {
+        Limits { bytes: self.inner.max_bytes, ..Limits::default() }
+    }
+
+    /// How much of a blob is here.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn status(&self, digest: &Digest) -> Result<BlobStatus, BlobError> {
+        match self.len(digest) {
+            Ok(offset) => Ok(BlobStatus { offset, complete: true }),
+            Err(BlobError::Missing(_)) => Ok(BlobStatus { offset: self.part_len(digest)?, complete: false }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Length of a complete blob.
+    ///
+    /// # Errors
+    /// If it is not here.
+    pub fn len(&self, digest: &Digest) -> Result<u64, BlobError> {
+        match &self.inner.place {
+            Place::Memory(memory) => lock(memory).complete.get(digest).map(|b| b.len() as u64).ok_or(BlobError::Missing(*digest)),
+            Place::Dir(dir) => file_len(&blob_path(dir, digest))?.ok_or(BlobError::Missing(*digest)),
+        }
+    }
+
+    /// All bytes of a blob.
+    ///
+    /// # Errors
+    /// If it is not here or cannot be read.
+    pub fn read(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let raw = self.raw(digest)?;
+        raw.chunk(0, raw.len() as usize)
+    }
+
+    fn part_len(&self, digest: &Digest) -> Result<u64, BlobError> {
+        match &self.inner.place {
+            Place::Memory(memory) => Ok(lock(memory).parts.get(digest).map_or(0, |p| p.len() as u64)),
+            Place::Dir(dir) => Ok(file_len(&part_path(dir, digest))?.unwrap_or(0)),
+        }
+    }
+
+    fn drop_part(&self, digest: &Digest) {
+        match &self.inner.place {
+            Place::Memory(memory) => drop(lock(memory).parts.remove(digest)),
+            Place::Dir(dir) => remove(&part_path(dir, digest)),
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.inner.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(digest.to_string())
+}
+
+fn part_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(format!("{digest}.part"))
+}
+
+fn file_len(path: &Path) -> Result<Option<u64>, BlobError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BlobError::io("cannot look at", path)(error)),
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove an unneeded file");
+    }
+}
+
+/// Makes `from` durable under the digest's name.
+fn settle(file: &File, from: &Path, dir: &Path, digest: &Digest) -> Result<(), BlobError> {
+    file.sync_all().map_err(BlobError::io("cannot fsync", from))?;
+    let to = blob_path(dir, digest);
+    fs::rename(from, &to).map_err(BlobError::io("cannot rename to", &to))?;
+    crate::disk::sync_dir(dir).map_err(BlobError::io("cannot fsync", dir))
+}

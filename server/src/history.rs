@@ -1,0 +1,155 @@
+//! What happened in a run, for people: a list that only grows and can be followed.
+
+use crate::sync::lock;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex};
+use tessera_common::id::{AssignmentId, Digest, MemberName, Round};
+use tessera_common::metric::Metrics;
+use tessera_common::round::{Outcome, Published};
+use tokio::sync::watch;
+
+/// How an assignment ended that did not end well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BadEnd {
+    /// Its answer cannot be used.
+    Refused,
+    /// The member could not do it.
+    Failed,
+}
+
+/// Something worth telling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Happened {
+    /// A global is out.
+    Published {
+        /// Which, and whose updates are in it.
+        published: Published,
+        /// Bytes of the run's accepted answers so far.
+        bytes_up: u64,
+        /// Bytes of the run's blobs that agents fetched so far, as far as this coordinator counted them.
+        bytes_down: u64,
+    },
+    /// A global was evaluated.
+    Evaluated {
+        /// Its round.
+        round: Round,
+        /// Statistics of features under it.
+        statistics: Option<Digest>,
+        /// Metrics summed over members.
+        metrics: Metrics,
+    },
+    /// An assignment did not end well.
+    Ended {
+        /// Whose.
+        member: MemberName,
+        /// Which.
+        assignment: AssignmentId,
+        /// How.
+        how: BadEnd,
+        /// Why.
+        reason: String,
+    },
+    /// The run waits for somebody to act.
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// The run is over.
+    Finished(Outcome),
+}
+
+/// The history of one run. Positions count from 1 and never change: they follow from the journal.
+#[derive(Debug)]
+pub struct History {
+    entries: Arc<Mutex<Vec<Happened>>>,
+    length: watch::Sender<u64>,
+}
+
+impl History {
+    /// A history so far.
+    pub fn new(entries: Vec<Happened>) -> Self {
+        let length = entries.len() as u64;
+        Self { entries: Arc::new(Mutex::new(entries)), length: watch::Sender::new(length) }
+    }
+
+    /// Number of entries, which is the position of the last.
+    #[allow(clippy::len_without_is_empty)] // nobody asks
+    pub fn len(&self) -> u64 {
+        *self.length.borrow()
+    }
+
+    /// Appends an entry.
+    pub fn push(&self, entry: Happened) {
+        let mut entries = lock(&self.entries);
+        entries.push(entry);
+        self.length.send_replace(entries.len() as u64);
+    }
+
+    /// Entries after position `after`.
+    pub fn since(&self, after: u64) -> Vec<Happened> {
+        lock(&self.entries).get(after as usize..).unwrap_or_default().to_vec()
+    }
+
+    /// The latest evaluation: its round and metrics.
+    pub fn last_evaluation(&self) -> Option<(Round, Metrics)> {
+        lock(&self.entries).iter().rev().find_map(|entry| match entry {
+            Happened::Evaluated { round, metrics, .. } => Some((*round, metrics.clone())),
+            Happened::Published { .. } | Happened::Ended { .. } | Happened::Paused { .. } | Happened::Finished(_) => None,
+        })
+    }
+
+    /// Follows the history from behind position `after`.
+    pub fn watch(&self, after: u64) -> Watch {
+        Watch { entries: self.entries.clone(), length: self.length.subscribe(), position: after }
+    }
+}
+
+/// Follows the history of a run. A slow reader holds a position, not a queue.
+#[derive(Debug)]
+pub struct Watch {
+    entries: Arc<Mutex<Vec<Happened>>>,
+    length: watch::Receiver<u64>,
+    position: u64,
+}
+
+impl Watch {
+    /// The next entry and its position; None when the run is over and told to its end, or when the coordinator stops.
+    pub async fn next(&mut self) -> Option<(u64, Happened)> {
+        loop {
+            let (entry, over) = {
+                let entries = lock(&self.entries);
+                (entries.get(self.position as usize).cloned(), matches!(entries.last(), Some(Happened::Finished(_))))
+            };
+            if let Some(entry) = entry {
+                self.position += 1;
+                return Some((self.position, entry));
+            }
+            if over || self.length.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_run_or_the_coordinator() {
+        let history = History::new(vec![Happened::Paused { reason: "a".into() }]);
+        let (mut from_start, mut from_one) = (history.watch(0), history.watch(1));
+        history.push(Happened::Finished(Outcome::Stopped));
+        assert_eq!(from_start.next().await, Some((1, Happened::Paused { reason: "a".into() })));
+        assert_eq!(from_start.next().await, Some((2, Happened::Finished(Outcome::Stopped))));
+        assert_eq!(from_start.next().await, None);
+        assert_eq!(from_one.next().await, Some((2, Happened::Finished(Outcome::Stopped))));
+        assert_eq!(history.watch(7).next().await, None);
+
+        let open = History::new(Vec::new());
+        let mut waiting = open.watch(0);
+        let (end, ()) = tokio::join!(waiting.next(), async { drop(open) });
+        assert_eq!(end, None);
+    }
+}

@@ -1,0 +1,173 @@
+//! The service for agents: decode, ask the runtime or the blobs, answer.
+
+use crate::blob::{BlobError, Raw, Upload};
+use crate::runtime::Handle;
+use crate::session::{self, OUTBOX};
+use crate::traffic::Counter;
+use crate::wire;
+use bytes::{Bytes, BytesMut};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tessera_common::id::Digest;
+use tessera_proto::CHUNK_BYTES;
+use tessera_proto::convert::digest;
+use tessera_proto::v1::federation_server::Federation;
+use tessera_proto::v1::upload_request::Part;
+use tessera_proto::v1::{
+    AgentMessage, CoordinatorMessage, DownloadRequest, DownloadResponse, UploadHeader, UploadRequest, UploadResponse,
+    UploadStatusRequest, UploadStatusResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A stream of answers.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Bytes gathered before they are written, and read at once: a hop to the blocking pool costs less than this.
+const WRITE_BYTES: usize = 1 << 20;
+/// Chunks read ahead of the network: with one read of the disk in flight, the link does not wait.
+const READ_AHEAD: usize = 8;
+/// An upload that sends nothing for so long gives up; what came is kept.
+const STALL: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct FederationService {
+    pub(crate) handle: Handle,
+}
+
+#[tonic::async_trait]
+impl Federation for FederationService {
+    type ConnectStream = Answers<CoordinatorMessage>;
+    type DownloadStream = Answers<DownloadResponse>;
+
+    async fn connect(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        tokio::spawn(session::converse(self.handle.clone(), request.into_inner(), outbox));
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(|message| message.map(wire::to_agent)))))
+    }
+
+    async fn upload_status(&self, request: Request<UploadStatusRequest>) -> Result<Response<UploadStatusResponse>, Status> {
+        let (blobs, digest) = (self.handle.blobs().clone(), digest(&request.into_inner().digest)?);
+        let status = blocking(move || blobs.status(&digest)).await?;
+        Ok(Response::new(UploadStatusResponse { offset: status.offset, complete: status.complete }))
+    }
+
+    async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
+        let mut parts = request.into_inner();
+        let Some(Part::Header(header)) = next_part(&mut parts).await? else {
+            return Err(Status::invalid_argument("an upload starts with its header"));
+        };
+        let (digest, blobs) = (digest(&header.digest)?, self.handle.blobs().clone());
+        if let Some(done) = self.already(digest).await? {
+            return Ok(done);
+        }
+        let UploadHeader { bytes, offset, .. } = header;
+        let mut upload = blocking(move || blobs.begin(digest, bytes, offset)).await?;
+        let mut gathered = BytesMut::new();
+        while let Some(part) = next_part(&mut parts).await? {
+            let Part::Chunk(chunk) = part else {
+                return Err(Status::invalid_argument("an upload has one header"));
+            };
+            gathered.extend_from_slice(&chunk);
+            if gathered.len() >= WRITE_BYTES {
+                upload = append(upload, gathered.split().freeze()).await?;
+            }
+        }
+        let upload = append(upload, gathered.freeze()).await?;
+        blocking(move || upload.finish()).await?;
+        Ok(Response::new(UploadResponse { bytes }))
+    }
+
+    async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+        let request = request.into_inner();
+        let wanted = digest(&request.digest)?;
+        // An agent sees what an assignment named, and never another member's update.
+        let counter = self.handle.shared.traffic.counter(&wanted).ok_or_else(|| Status::from(BlobError::Missing(wanted)))?;
+        Ok(Response::new(send_blob(&self.handle, wanted, request.offset, Some(counter)).await?))
+    }
+}
+
+impl FederationService {
+    async fn already(&self, digest: Digest) -> Result<Option<Response<UploadResponse>>, Status> {
+        let blobs = self.handle.blobs().clone();
+        let status = blocking(move || blobs.status(&digest)).await?;
+        Ok(status.complete.then(|| Response::new(UploadResponse { bytes: status.offset })))
+    }
+}
+
+async fn next_part(parts: &mut Streaming<UploadRequest>) -> Result<Option<Part>, Status> {
+    let message = tokio::time::timeout(STALL, parts.message()).await;
+    let message =
+        message.map_err(|_| Status::deadline_exceeded(format!("nothing came for {STALL:?}; go on from the stored part")))?;
+    match message? {
+        None => Ok(None),
+        Some(UploadRequest { part: Some(part) }) => Ok(Some(part)),
+        Some(UploadRequest { part: None }) => Err(Status::invalid_argument("a message without header or chunk")),
+    }
+}
+
+/// Runs what waits for the disk on the blocking pool.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Status::from),
+        Err(error) => Err(Status::internal(error.to_string())),
+    }
+}
+
+async fn append(mut upload: Upload, bytes: Bytes) -> Result<Upload, Status> {
+    blocking(move || upload.append(&bytes).map(|()| upload)).await
+}
+
+/// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection.
+pub(crate) async fn send_blob(
+    handle: &Handle,
+    digest: Digest,
+    offset: u64,
+    counter: Option<Arc<Counter>>,
+) -> Result<Answers<DownloadResponse>, Status> {
+    let blobs = handle.blobs().clone();
+    let raw = blocking(move || blobs.raw(&digest)).await?;
+    if offset > raw.len() {
+        return Err(Status::out_of_range(format!("offset {offset} is behind the end of blob {}", digest.short())));
+    }
+    let (queue, chunks) = mpsc::channel(READ_AHEAD);
+    tokio::spawn(async move {
+        // A reader that is gone ends this.
+        if let Err(status) = read_out(raw, offset, counter, &queue).await {
+            let _ = queue.send(Err(status)).await;
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(chunks)))
+}
+
+async fn read_out(
+    raw: Raw,
+    offset: u64,
+    counter: Option<Arc<Counter>>,
+    queue: &mpsc::Sender<Result<DownloadResponse, Status>>,
+) -> Result<(), Status> {
+    let (total, raw) = (raw.len(), Arc::new(raw));
+    let mut at = offset;
+    let mut first = true;
+    while first || at < total {
+        let (from, source) = (at, raw.clone());
+        let mut block = blocking(move || source.chunk(from, WRITE_BYTES)).await?;
+        at += block.len() as u64;
+        while first || !block.is_empty() {
+            let chunk = block.split_to(block.len().min(CHUNK_BYTES));
+            let bytes = chunk.len() as u64;
+            let message = DownloadResponse { total: if first { total } else { 0 }, chunk };
+            first = false;
+            if queue.send(Ok(message)).await.is_err() {
+                return Ok(());
+            }
+            if let Some(counter) = &counter {
+                counter.add(bytes);
+            }
+        }
+    }
+    Ok(())
+}

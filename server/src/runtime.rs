@@ -1,0 +1,397 @@
+//! The only owner of all runs.
+//!
+//! One task takes requests from a bounded inbox, lets engines take events, appends what they accepted to the journals,
+//! and only when that is durable carries out what follows and answers. Requests that wait in the inbox are taken in one
+//! go and share the fsync. A run whose journal cannot be written stands still from then on: its engine, which has run
+//! ahead of the journal, is thrown away, nothing of the lost batch is carried out, and the next start replays what is
+//! durable.
+
+mod handle;
+mod requests;
+mod run;
+mod sessions;
+mod view;
+
+pub use handle::Handle;
+pub(crate) use handle::{Shared, Standing};
+pub(crate) use sessions::{Hello, Line, SessionId};
+pub use view::{MemberView, RunDetail, RunSummary};
+
+use crate::blob::Blobs;
+use crate::clock::Clock;
+use crate::disk::remove_dir;
+use crate::error::{Error, Refusal};
+use crate::fold::fold;
+use crate::store::{RunRecord, Store};
+use crate::sync::lock;
+use crate::traffic::Traffic;
+use requests::{Read, Reply, Request};
+use run::{Effect, Run};
+use sessions::Sessions;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tessera_common::id::{AssignmentId, MemberName, Millis, RunId};
+use tessera_common::round::{Assignment, Command, Event, Outcome};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::Status;
+
+/// Requests that may wait, and that are taken in one go: one fsync (a few milliseconds) then serves a whole cohort's
+/// answers. Whoever sends more waits.
+const INBOX: usize = 1024;
+/// Folds at a time. Each uses all cores for its sums; a second keeps them busy while the first waits for the disk.
+const FOLDS: usize = 2;
+
+/// What an agent is told.
+#[derive(Debug, Clone)]
+pub(crate) enum ToAgent {
+    Welcome {
+        heartbeat_ms: u32,
+    },
+    RunOpened {
+        run: RunId,
+        spec_toml: Arc<str>,
+    },
+    Assign {
+        run: RunId,
+        assignment: Assignment,
+    },
+    Cancel {
+        run: RunId,
+        member: MemberName,
+        assignment: AssignmentId,
+    },
+    /// As the answer named them, which need not be valid names.
+    Verdict {
+        run: String,
+        member: String,
+        assignment: u64,
+        refused: Option<String>,
+    },
+    RunClosed {
+        run: RunId,
+        outcome: Outcome,
+    },
+    Heartbeat,
+}
+
+/// A run that stands still.
+#[derive(Debug)]
+struct Broken {
+    name: String,
+    created: Millis,
+    reason: String,
+}
+
+/// The owner of all runs, before and while it serves.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    inbox: mpsc::Receiver<Request>,
+    runs_dir: Option<PathBuf>,
+    store: Arc<Store>,
+    blobs: Blobs,
+    traffic: Arc<Traffic>,
+    clock: Clock,
+    runs: BTreeMap<RunId, Run>,
+    broken: BTreeMap<RunId, Broken>,
+    sessions: Sessions,
+    folds: JoinSet<(RunId, Event)>,
+    fold_permits: Arc<Semaphore>,
+    /// Answers that wait for what they say to be durable.
+    replies: Vec<Reply>,
+    /// Questions, answered after what came before them is durable.
+    reads: Vec<Read>,
+    /// Held as long as the runtime lives: one coordinator per folder.
+    _lock: Option<File>,
+}
+
+/// The inbox of a runtime that is not made yet.
+pub(crate) fn inbox() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(INBOX)
+}
+
+impl Runtime {
+    /// A runtime with all runs that `data_dir` holds, as they were when the last one ended.
+    ///
+    /// # Errors
+    /// If the folder is used by another coordinator or cannot be read. A run that cannot be loaded is not among them: it
+    /// is listed as broken and the others go on.
+    pub(crate) fn open(
+        data_dir: Option<&Path>,
+        blobs: Blobs,
+        traffic: Arc<Traffic>,
+        inbox: mpsc::Receiver<Request>,
+        lock: Option<File>,
+    ) -> Result<Self, Error> {
+        let (store, runs_dir) = match data_dir {
+            None => (Store::in_memory(), None),
+            Some(dir) => {
+                let runs_dir = dir.join("runs");
+                fs::create_dir_all(&runs_dir).map_err(Error::io("cannot create", &runs_dir))?;
+                (Store::open(dir)?, Some(runs_dir))
+            }
+        };
+        let mut runtime = Self {
+            inbox,
+            runs_dir,
+            store: Arc::new(store),
+            blobs,
+            traffic,
+            clock: Clock::new(),
+            runs: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            sessions: Sessions::default(),
+            folds: JoinSet::new(),
+            fold_permits: Arc::new(Semaphore::new(FOLDS)),
+            replies: Vec::new(),
+            reads: Vec::new(),
+            _lock: lock,
+        };
+        if let Some(dir) = runtime.runs_dir.clone() {
+            runtime.load(&dir)?;
+        }
+        runtime.sessions = Sessions::new(runtime.known_members());
+        Ok(runtime)
+    }
+
+    fn load(&mut self, dir: &Path) -> Result<(), Error> {
+        let mut index = self.store.runs();
+        for entry in fs::read_dir(dir).map_err(Error::io("cannot read", dir))? {
+            let path = entry.map_err(Error::io("cannot read", dir))?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if name.starts_with(".new-") {
+                // a submission that was cut short, and never acknowledged
+                remove_dir(&path).map_err(Error::io("cannot clear", &path))?;
+                continue;
+            }
+            let Ok(id) = name.parse::<RunId>() else {
+                tracing::warn!(path = %path.display(), "not a folder of a run; left alone");
+                continue;
+            };
+            let known = index.remove(&id);
+            match Run::load(&path, id.clone(), known.as_ref(), &self.store) {
+                Ok(run) => {
+                    tracing::info!(run = %id, phase = run.engine().state().phase.name(), "loaded");
+                    self.runs.insert(id, run);
+                }
+                Err(error) => self.set_broken(id, known.map_or(0, |k| k.created), error.to_string()),
+            }
+        }
+        for (id, record) in index {
+            let reason = format!("its folder {} is gone", dir.join(id.as_str()).display());
+            self.set_broken(id, record.created, reason);
+        }
+        let now = self.clock.now();
+        for run in self.runs.values_mut().filter(|r| !r.is_over()) {
+            if let Err(reject) = run.apply(now, Event::Restarted) {
+                tracing::error!(run = %run.id, %reject, "the engine refuses a restart");
+            }
+        }
+        Ok(())
+    }
+
+    fn set_broken(&mut self, id: RunId, created: Millis, reason: String) {
+        tracing::error!(run = %id, reason, "the run stands still");
+        let name = self.runs.remove(&id).map_or_else(|| id.to_string(), |run| run.spec.name.clone());
+        self.broken.insert(id, Broken { name, created, reason });
+    }
+
+    /// Members from the store, and those that only runs remember.
+    fn known_members(&self) -> BTreeMap<MemberName, crate::store::MemberRecord> {
+        let of_runs = self.runs.values().flat_map(|run| &run.engine().state().members);
+        let mut all: BTreeMap<_, _> = of_runs
+            .map(|(name, member)| (name.clone(), crate::store::MemberRecord { info: member.info.clone(), agent: None }))
+            .collect();
+        all.extend(self.store.members());
+        all
+    }
+
+    /// Serves until `stop` says true or its sender is gone.
+    pub(crate) async fn serve(mut self, mut stop: watch::Receiver<bool>) {
+        let mut requests = Vec::with_capacity(INBOX);
+        // what loading has left to do
+        self.settle().await;
+        loop {
+            let wake = self.runs.values().filter_map(|r| r.engine().next_deadline()).min();
+            let at = self.clock.instant(wake.unwrap_or(0));
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(done) = self.folds.join_next() => self.folded(done),
+                count = self.inbox.recv_many(&mut requests, INBOX) => if count == 0 { break },
+                () = tokio::time::sleep_until(at), if wake.is_some() => {}
+            }
+            for request in requests.drain(..) {
+                self.take(request).await;
+            }
+            self.tick();
+            self.settle().await;
+        }
+        self.shut_down().await;
+    }
+
+    /// Lets an engine take an event of our own; what it refuses has been overtaken by something else.
+    fn apply(&mut self, id: &RunId, event: Event) {
+        let now = self.clock.now();
+        if let Some(run) = self.runs.get_mut(id)
+            && let Err(reject) = run.apply(now, event)
+        {
+            tracing::debug!(run = %id, %reject, "an event came too late");
+        }
+    }
+
+    fn folded(&mut self, done: Result<(RunId, Event), tokio::task::JoinError>) {
+        match done {
+            Ok((id, event)) => self.apply(&id, event),
+            Err(error) => tracing::error!(%error, "a fold was lost"),
+        }
+    }
+
+    /// Tells every run whose deadline is over.
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        let due = |run: &&mut Run| run.engine().next_deadline().is_some_and(|deadline| deadline <= now);
+        for run in self.runs.values_mut().filter(due) {
+            if let Err(reject) = run.apply(now, Event::Ticked) {
+                tracing::error!(run = %run.id, %reject, "the engine refuses the time");
+            }
+        }
+    }
+
+    /// Makes durable what engines accepted, carries out what follows, and answers; again, while that leads to more.
+    async fn settle(&mut self) {
+        while self.runs.values().any(|r| !r.pending.is_empty()) {
+            self.commit().await;
+            let ready: Vec<RunId> = self.runs.iter().filter(|(_, r)| !r.effects.is_empty()).map(|(id, _)| id.clone()).collect();
+            for id in ready {
+                self.carry_out(&id);
+            }
+        }
+        for reply in std::mem::take(&mut self.replies) {
+            let broken =
+                self.broken.get(&reply.run).map(|b| Refusal::Broken { run: reply.run.clone(), reason: b.reason.clone() });
+            // The caller may have gone.
+            let _ = reply.to.send(broken.map_or(reply.result, Err));
+        }
+        for read in std::mem::take(&mut self.reads) {
+            self.answer(read);
+        }
+    }
+
+    /// Appends all pending events to their journals, with one wait for the disk.
+    async fn commit(&mut self) {
+        let jobs: Vec<_> = self
+            .runs
+            .iter_mut()
+            .filter(|(_, run)| !run.pending.is_empty())
+            .map(|(id, run)| (id.clone(), run.journal.clone(), std::mem::take(&mut run.pending)))
+            .collect();
+        let durable = jobs.iter().any(|(_, journal, _)| lock(journal).is_durable());
+        let append = move || -> Vec<(RunId, std::io::Result<()>)> {
+            jobs.into_iter().map(|(id, journal, entries)| (id, lock(&journal).append(&entries))).collect()
+        };
+        let outcomes = if durable { tokio::task::spawn_blocking(append).await } else { Ok(append()) };
+        // A panic while appending: no run can tell what it has.
+        let outcomes = outcomes.unwrap_or_else(|error| {
+            let failed = |id: &RunId| (id.clone(), Err(std::io::Error::other(error.to_string())));
+            self.runs.keys().map(failed).collect()
+        });
+        for (id, outcome) in outcomes {
+            if let Err(error) = outcome {
+                let created = self.runs.get(&id).map_or(0, |r| r.created);
+                let reason = format!("its journal cannot be written: {error}; make room on the disk and restart the coordinator");
+                self.set_broken(id, created, reason);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: &RunId) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let effects = std::mem::take(&mut run.effects);
+        let opened = ToAgent::RunOpened { run: id.clone(), spec_toml: run.spec_toml.clone() };
+        let mut worth_keeping = false;
+        let mut slow = Vec::new();
+        for effect in effects {
+            let Some(run) = self.runs.get_mut(id) else { return };
+            match effect {
+                Effect::Happened(happened) => run.history.push(happened),
+                Effect::Receipt(assignment, receipt) => self.store.put_receipt(id, assignment, &receipt),
+                Effect::Command(Command::Assign(assignment)) => {
+                    let blobs = [assignment.global, assignment.statistics].into_iter().flatten();
+                    blobs.for_each(|digest| self.traffic.open(digest, &run.fetched));
+                    let member = assignment.member.clone();
+                    let message = ToAgent::Assign { run: id.clone(), assignment };
+                    slow.extend(self.sessions.tell(&member, id, &opened, message).err());
+                }
+                Effect::Command(Command::Cancel { member, assignment }) => {
+                    let message = ToAgent::Cancel { run: id.clone(), member: member.clone(), assignment };
+                    slow.extend(self.sessions.tell(&member, id, &opened, message).err());
+                }
+                Effect::Command(Command::Fold(task)) => {
+                    let (spec, blobs, permits, id) =
+                        (run.spec.clone(), self.blobs.clone(), self.fold_permits.clone(), id.clone());
+                    self.folds.spawn(async move { (id, fold(spec, task, blobs, permits).await) });
+                }
+                Effect::Command(Command::Publish(published)) => {
+                    tracing::info!(run = %id, round = published.round, global = %published.digest.short(), "published");
+                    worth_keeping = true;
+                }
+                Effect::Command(Command::Report { round, .. }) => {
+                    tracing::info!(run = %id, round, "evaluated");
+                    worth_keeping = true;
+                }
+                Effect::Command(Command::Pause { reason }) => tracing::warn!(run = %id, reason, "paused"),
+                Effect::Command(Command::Finish(outcome)) => {
+                    tracing::info!(run = %id, ?outcome, "over");
+                    worth_keeping = true;
+                    slow.extend(self.sessions.tell_over(id, &ToAgent::RunClosed { run: id.clone(), outcome }));
+                }
+            }
+        }
+        if worth_keeping && let Some(run) = self.runs.get_mut(id) {
+            let mark = lock(&run.journal).mark();
+            run.keep(mark, &self.store);
+        }
+        for session in slow {
+            self.close(session, Status::resource_exhausted("this agent does not read what it is told"));
+        }
+    }
+
+    /// Ends a connection; its members are not reachable any more.
+    fn close(&mut self, session: SessionId, why: Status) {
+        let gone = self.sessions.close(session, why);
+        self.left(&gone);
+    }
+
+    fn left(&mut self, members: &[MemberName]) {
+        let now = self.clock.now();
+        for run in self.runs.values_mut().filter(|r| !r.is_over()) {
+            for member in members.iter().filter(|m| run.counts_on(m)).cloned().collect::<Vec<_>>() {
+                if let Err(reject) = run.apply(now, Event::Left { member }) {
+                    tracing::error!(run = %run.id, %reject, "the engine does not know a member that it counted on");
+                }
+            }
+        }
+    }
+
+    async fn shut_down(mut self) {
+        self.sessions.close_all(&Status::unavailable("the coordinator is stopping"));
+        for run in self.runs.values_mut() {
+            let mark = lock(&run.journal).mark();
+            run.keep(mark, &self.store);
+        }
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Ok(())) => tracing::info!(runs = self.runs.len(), "all runs are kept"),
+            Ok(Err(error)) => tracing::warn!(%error, "the store is not flushed; the next start replays the journals"),
+            Err(error) => tracing::error!(%error, "flushing the store failed"),
+        }
+    }
+
+    /// Remembers a run in the index.
+    fn index(&self, run: &Run) {
+        self.store.put_run(&run.id, &RunRecord { spec_toml: run.spec_toml.to_string(), created: run.created });
+    }
+}

@@ -1,0 +1,149 @@
+//! The way in: cheap to clone, usable from anywhere.
+
+use super::requests::{Read, Request};
+use super::sessions::{Hello, Line, SessionId};
+use super::view::{MemberView, RunDetail, RunSummary};
+use crate::blob::{BlobError, Blobs};
+use crate::error::Refusal;
+use crate::history::Watch;
+use crate::serve::Pipe;
+use crate::traffic::Traffic;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
+use tessera_common::round::{Assignment, Event};
+use tessera_common::spec::RunSpec;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tonic::Status;
+
+/// Where an assignment stands when an answer to it comes.
+#[derive(Debug, Clone)]
+pub(crate) enum Standing {
+    /// It is open, and the member's.
+    Open { assignment: Assignment, spec: Arc<RunSpec> },
+    /// It was answered; the verdict was this.
+    Settled { refused: Option<String> },
+}
+
+/// What all handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) blobs: Blobs,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) heartbeat: Duration,
+    /// Answers whose values are read at a time.
+    pub(crate) scans: Semaphore,
+    pub(crate) pipes: mpsc::Sender<Pipe>,
+}
+
+/// The way into a coordinator, from within its process. Works while [`crate::Server::run`] does.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(crate) inbox: mpsc::Sender<Request>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(request(reply)).await.map_err(|_| Refusal::Stopping)?;
+        answer.await.map_err(|_| Refusal::Stopping)
+    }
+
+    /// Submits a run and returns its id: `id` if it is free, a made-up one if it is None. The same spec under the same
+    /// id is the same run.
+    ///
+    /// # Errors
+    /// If the spec is not valid, the id has another spec, or the run cannot be stored.
+    pub async fn submit(&self, spec_toml: &str, id: Option<RunId>) -> Result<RunId, Refusal> {
+        let spec = Box::new(RunSpec::from_toml(spec_toml)?);
+        self.ask(|reply| Request::Submit { spec, id, reply }).await?
+    }
+
+    /// All runs, oldest first.
+    ///
+    /// # Errors
+    /// If the coordinator stops.
+    pub async fn runs(&self) -> Result<Vec<RunSummary>, Refusal> {
+        self.ask(|reply| Request::Read(Read::List(reply))).await
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub async fn show(&self, run: &RunId) -> Result<RunDetail, Refusal> {
+        let run = run.clone();
+        self.ask(|reply| Request::Read(Read::Show { run, reply })).await?
+    }
+
+    /// Ends a run.
+    ///
+    /// # Errors
+    /// If there is no such run or it is over.
+    pub async fn stop(&self, run: &RunId) -> Result<(), Refusal> {
+        self.happened(run, Event::StopAsked).await
+    }
+
+    /// Follows the history of a run from behind position `after`; 0 is the beginning.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub async fn watch(&self, run: &RunId, after: u64) -> Result<Watch, Refusal> {
+        let run = run.clone();
+        self.ask(|reply| Request::Read(Read::Watch { run, after, reply })).await?
+    }
+
+    /// All members that were ever seen, in order of name.
+    ///
+    /// # Errors
+    /// If the coordinator stops.
+    pub async fn members(&self) -> Result<Vec<MemberView>, Refusal> {
+        self.ask(|reply| Request::Read(Read::Members(reply))).await
+    }
+
+    /// A blob, such as a global or statistics, as a whole.
+    ///
+    /// # Errors
+    /// If it is not here or cannot be read.
+    pub async fn blob(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let (blobs, digest) = (self.shared.blobs.clone(), *digest);
+        tokio::task::spawn_blocking(move || blobs.read(&digest)).await.unwrap_or_else(|e| Err(BlobError::Io(e.to_string())))
+    }
+
+    /// The blobs, to read and write directly.
+    pub fn blobs(&self) -> &Blobs {
+        &self.shared.blobs
+    }
+
+    /// Serves one connection within this process, such as one end of [`tokio::io::duplex`]. It speaks HTTP/2 as a socket
+    /// would, without TLS.
+    ///
+    /// # Errors
+    /// If the coordinator stops.
+    pub async fn serve_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<(), Refusal> {
+        self.shared.pipes.send(Pipe::new(io)).await.map_err(|_| Refusal::Stopping)
+    }
+
+    /// Tells a run that something happened; returns when that is durable.
+    pub(crate) async fn happened(&self, run: &RunId, event: Event) -> Result<(), Refusal> {
+        let run = run.clone();
+        self.ask(|reply| Request::Happened { run, event, reply }).await?
+    }
+
+    pub(crate) async fn standing(&self, run: &RunId, member: &MemberName, assignment: AssignmentId) -> Result<Standing, Refusal> {
+        let (run, member) = (run.clone(), member.clone());
+        self.ask(|reply| Request::Read(Read::Standing { run, member, assignment, reply })).await?
+    }
+
+    pub(crate) async fn connect(&self, hello: Hello, line: Line) -> Result<SessionId, Refusal> {
+        self.ask(|reply| Request::Connect { hello, line, reply }).await
+    }
+
+    pub(crate) async fn disconnect(&self, session: SessionId, why: Status) {
+        // A coordinator that stops has closed it.
+        let _ = self.inbox.send(Request::Disconnect { session, why }).await;
+    }
+}

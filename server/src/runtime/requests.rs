@@ -1,0 +1,170 @@
+//! What the runtime can be asked, and how it takes that.
+
+use super::run::Run;
+use super::sessions::{Hello, Line, SessionId};
+use super::view::{MemberView, RunDetail, RunSummary};
+use super::{Runtime, Standing};
+use crate::error::Refusal;
+use crate::history::Watch;
+use crate::store::MemberRecord;
+use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
+use tessera_common::round::{Event, Reject};
+use tessera_common::spec::RunSpec;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+/// Longest stem of a made-up run id: the id ends in a hyphen and six digits.
+const STEM: usize = 57;
+
+#[derive(Debug)]
+pub(crate) enum Request {
+    Connect { hello: Hello, line: Line, reply: oneshot::Sender<SessionId> },
+    Disconnect { session: SessionId, why: Status },
+    Happened { run: RunId, event: Event, reply: oneshot::Sender<Result<(), Refusal>> },
+    Submit { spec: Box<RunSpec>, id: Option<RunId>, reply: oneshot::Sender<Result<RunId, Refusal>> },
+    Read(Read),
+}
+
+#[derive(Debug)]
+pub(crate) enum Read {
+    Standing { run: RunId, member: MemberName, assignment: AssignmentId, reply: oneshot::Sender<Result<Standing, Refusal>> },
+    List(oneshot::Sender<Vec<RunSummary>>),
+    Show { run: RunId, reply: oneshot::Sender<Result<RunDetail, Refusal>> },
+    Watch { run: RunId, after: u64, reply: oneshot::Sender<Result<Watch, Refusal>> },
+    Members(oneshot::Sender<Vec<MemberView>>),
+    Submitted { run: RunId, reply: oneshot::Sender<Result<RunId, Refusal>> },
+}
+
+/// An answer about an event, once that is durable.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) run: RunId,
+    pub(super) to: oneshot::Sender<Result<(), Refusal>>,
+    pub(super) result: Result<(), Refusal>,
+}
+
+impl Runtime {
+    pub(super) async fn take(&mut self, request: Request) {
+        match request {
+            Request::Connect { hello, line, reply } => self.connect(&hello, line, reply),
+            Request::Disconnect { session, why } => self.close(session, why),
+            Request::Happened { run, event, reply } => {
+                let now = self.clock.now();
+                let result = match self.runs.get_mut(&run) {
+                    Some(found) => found.apply(now, event).map_err(Refusal::from),
+                    None => Err(self.no_run(&run)),
+                };
+                self.replies.push(Reply { run, to: reply, result });
+            }
+            Request::Submit { spec, id, reply } => match self.submit(*spec, id).await {
+                Ok(run) => self.reads.push(Read::Submitted { run, reply }),
+                // The caller may have gone, here and below.
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Request::Read(read) => self.reads.push(read),
+        }
+    }
+
+    fn no_run(&self, run: &RunId) -> Refusal {
+        match self.broken.get(run) {
+            Some(broken) => Refusal::Broken { run: run.clone(), reason: broken.reason.clone() },
+            None => Refusal::NoRun(run.clone()),
+        }
+    }
+
+    fn find(&self, run: &RunId) -> Result<&Run, Refusal> {
+        self.runs.get(run).ok_or_else(|| self.no_run(run))
+    }
+
+    fn connect(&mut self, hello: &Hello, line: Line, reply: oneshot::Sender<SessionId>) {
+        let (session, gone) = self.sessions.open(hello, line);
+        self.left(&gone);
+        for (member, info) in &hello.members {
+            self.store.put_member(member, &MemberRecord { info: info.clone(), agent: Some(hello.agent.clone()) });
+        }
+        if reply.send(session).is_err() {
+            return self.close(session, Status::cancelled("gone before it was welcomed"));
+        }
+        let now = self.clock.now();
+        for run in self.runs.values_mut().filter(|r| !r.is_over()) {
+            join(run, now, &hello.members);
+        }
+    }
+
+    async fn submit(&mut self, spec: RunSpec, id: Option<RunId>) -> Result<RunId, Refusal> {
+        let id = match id {
+            Some(id) => id,
+            None => self.free_id(&spec),
+        };
+        if let Some(existing) = self.runs.get(&id) {
+            return if *existing.spec == spec { Ok(id) } else { Err(Refusal::Taken(id)) };
+        }
+        if self.broken.contains_key(&id) {
+            return Err(self.no_run(&id));
+        }
+        let (dir, now) = (self.runs_dir.clone(), self.clock.now());
+        let (run_id, run_spec) = (id.clone(), spec);
+        let create = move || Run::create(dir.as_deref(), run_id, run_spec, now);
+        let created = tokio::task::spawn_blocking(create).await.map_err(|e| Refusal::NotStored(e.to_string()))?;
+        let mut run = created.map_err(|e| Refusal::NotStored(e.to_string()))?;
+        self.index(&run);
+        tracing::info!(run = %id, strategy = run.spec.strategy_kind(), rounds = run.spec.rounds, "submitted");
+        join(&mut run, now, &self.sessions.online().into_iter().collect());
+        self.runs.insert(id.clone(), run);
+        Ok(id)
+    }
+
+    /// The spec's name and a suffix that no run has.
+    fn free_id(&self, spec: &RunSpec) -> RunId {
+        let stem: String = spec.name.chars().take(STEM).collect();
+        let digest = |n: u64| Digest::of(format!("{n} {} {}", self.clock.now(), spec.to_toml()).as_bytes()).to_string();
+        let names = (0..).map(|n| format!("{stem}-{}", &digest(n)[..6]));
+        let mut ids = names.map(|name| name.parse::<RunId>().expect("a spec's name and a hyphen and digits are a name"));
+        let free = |id: &RunId| !self.runs.contains_key(id) && !self.broken.contains_key(id);
+        ids.find(free).expect("the names do not end")
+    }
+
+    pub(super) fn answer(&mut self, read: Read) {
+        // The caller may have gone, in each case.
+        match read {
+            Read::Standing { run, member, assignment, reply } => drop(reply.send(self.standing(&run, &member, assignment))),
+            Read::List(reply) => drop(reply.send(self.summaries())),
+            Read::Show { run, reply } => drop(reply.send(self.find(&run).map(RunDetail::of))),
+            Read::Watch { run, after, reply } => drop(reply.send(self.find(&run).map(|r| r.history.watch(after)))),
+            Read::Members(reply) => {
+                let members = self.sessions.members().iter();
+                drop(reply.send(members.map(|(name, known)| MemberView::of(name, known)).collect()));
+            }
+            Read::Submitted { run, reply } => drop(reply.send(self.find(&run).map(|r| r.id.clone()))),
+        }
+    }
+
+    fn standing(&self, id: &RunId, member: &MemberName, assignment: AssignmentId) -> Result<Standing, Refusal> {
+        let run = self.find(id)?;
+        match run.open(assignment, member) {
+            Ok(assignment) => Ok(Standing::Open { assignment, spec: run.spec.clone() }),
+            Err(refusal) => match self.store.receipt(id, assignment) {
+                Some(receipt) if receipt.member == *member => Ok(Standing::Settled { refused: receipt.refused }),
+                Some(_) => Err(Reject::NotYours(assignment, member.clone()).into()),
+                None => Err(refusal),
+            },
+        }
+    }
+
+    fn summaries(&self) -> Vec<RunSummary> {
+        let broken = self.broken.iter().map(|(id, b)| RunSummary::of_broken(id, b));
+        let mut all: Vec<RunSummary> = self.runs.values().map(RunSummary::of).chain(broken).collect();
+        all.sort_by(|a, b| (a.created, &a.run).cmp(&(b.created, &b.run)));
+        all
+    }
+}
+
+fn join(run: &mut Run, now: u64, members: &std::collections::BTreeMap<MemberName, tessera_common::round::MemberInfo>) {
+    for (member, info) in members {
+        if run.invites(member)
+            && let Err(reject) = run.apply(now, Event::Joined { member: member.clone(), info: info.clone() })
+        {
+            tracing::error!(run = %run.id, %member, %reject, "the engine refuses a member");
+        }
+    }
+}

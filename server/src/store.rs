@@ -1,0 +1,296 @@
+//! Quick access to small records: index, snapshots, histories, receipts, members.
+//!
+//! Nothing here is the truth: journals and folders of runs are, and everything but `created` and the agents' names can
+//! be made from them again. So a lost or damaged store costs a replay, and writes need no fsync of their own. Values
+//! carry a length and a checksum; a snapshot names its place in the journal, which shows whether it lags.
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::Error;
+use crate::history::Happened;
+use crate::journal::Mark;
+use crate::sync::lock;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use tessera_common::id::{AgentName, AssignmentId, MemberName, Millis, RunId};
+use tessera_common::round::{Assignment, MemberInfo, State};
+
+/// sled's cache; its default of 1 GiB is for a database, not for an index.
+const CACHE_BYTES: u64 = 32 << 20;
+/// How often sled writes and fsyncs on its own.
+const FLUSH_MS: u64 = 500;
+
+/// A run in the index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its spec.
+    pub spec_toml: String,
+    /// When it was submitted.
+    pub created: Millis,
+}
+
+/// A run at a place in its journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The place.
+    pub mark: Mark,
+    /// The engine's state there.
+    pub state: State,
+    /// Assignments that are open there.
+    pub given: Vec<Assignment>,
+    /// Length of the history there.
+    pub history: u64,
+    /// Bytes of accepted answers.
+    pub bytes_up: u64,
+    /// Bytes that agents fetched.
+    pub bytes_down: u64,
+}
+
+/// What became of an answer, to say it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Whose answer.
+    pub member: MemberName,
+    /// Why it was refused; None if it was accepted.
+    pub refused: Option<String>,
+}
+
+/// A member that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// What it said of itself.
+    pub info: MemberInfo,
+    /// The agent that served it last, where that is known.
+    pub agent: Option<AgentName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Table {
+    Runs,
+    Snapshots,
+    History,
+    Receipts,
+    Members,
+}
+
+const TABLES: [Table; 5] = [Table::Runs, Table::Snapshots, Table::History, Table::Receipts, Table::Members];
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Table::Runs => "runs",
+            Table::Snapshots => "snapshots",
+            Table::History => "history",
+            Table::Receipts => "receipts",
+            Table::Members => "members",
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Tables {
+    Sled { db: sled::Db, trees: BTreeMap<Table, sled::Tree>, dir: PathBuf },
+    Memory(Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>),
+}
+
+/// The store of a coordinator.
+#[derive(Debug)]
+pub struct Store {
+    tables: Tables,
+}
+
+impl Store {
+    /// A store that ends with the process.
+    pub fn in_memory() -> Self {
+        Self { tables: Tables::Memory(Mutex::default()) }
+    }
+
+    /// Opens the store in `data/sled`. One that cannot be opened or read to its end is put aside as `sled.broken-N` and
+    /// a new one begun, which the caller fills from the journals.
+    ///
+    /// # Errors
+    /// If a broken store cannot be put aside, or a new one not be made.
+    pub fn open(data: &Path) -> Result<Self, Error> {
+        let dir = data.join("sled");
+        let why = match open_and_read(&dir) {
+            Ok(store) => return Ok(store),
+            Err(why) => why,
+        };
+        let aside = (1..).map(|n| data.join(format!("sled.broken-{n}"))).find(|p| !p.exists());
+        let aside = aside.ok_or_else(|| Error::Store("no free name for a broken store".into()))?;
+        tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one from the journals");
+        fs::rename(&dir, &aside).map_err(Error::io("cannot put aside", &dir))?;
+        open_and_read(&dir).map_err(Error::Store)
+    }
+
+    /// Remembers a run.
+    pub fn put_run(&self, run: &RunId, record: &RunRecord) {
+        self.put(Table::Runs, key(run, None), record);
+    }
+
+    /// All runs in the index.
+    pub fn runs(&self) -> BTreeMap<RunId, RunRecord> {
+        self.scan(Table::Runs, &[]).into_iter().filter_map(|(key, record)| Some((name(&key)?, record))).collect()
+    }
+
+    /// Remembers a run's state and the entries of its history from `position` on.
+    pub fn put_snapshot(&self, run: &RunId, snapshot: &Snapshot, mut position: u64, entries: &[Happened]) {
+        // The history first: a snapshot whose history is not there is not used.
+        for entry in entries {
+            self.put(Table::History, key(run, Some(position)), entry);
+            position += 1;
+        }
+        self.put(Table::Snapshots, key(run, None), snapshot);
+    }
+
+    /// A run's latest snapshot and the history that belongs to it; None if either is not there.
+    pub fn snapshot(&self, run: &RunId) -> Option<(Snapshot, Vec<Happened>)> {
+        let snapshot: Snapshot = self.get(Table::Snapshots, &key(run, None))?;
+        let mut entries = Vec::new();
+        for position in 1..=snapshot.history {
+            entries.push(self.get(Table::History, &key(run, Some(position)))?);
+        }
+        Some((snapshot, entries))
+    }
+
+    /// Remembers what became of an answer.
+    pub fn put_receipt(&self, run: &RunId, assignment: AssignmentId, receipt: &Receipt) {
+        self.put(Table::Receipts, key(run, Some(assignment.0)), receipt);
+    }
+
+    /// What became of an answer.
+    pub fn receipt(&self, run: &RunId, assignment: AssignmentId) -> Option<Receipt> {
+        self.get(Table::Receipts, &key(run, Some(assignment.0)))
+    }
+
+    /// Remembers a member.
+    pub fn put_member(&self, member: &MemberName, record: &MemberRecord) {
+        self.put(Table::Members, member.as_str().into(), record);
+    }
+
+    /// All members that were seen.
+    pub fn members(&self) -> BTreeMap<MemberName, MemberRecord> {
+        self.scan(Table::Members, &[]).into_iter().filter_map(|(key, record)| Some((name(&key)?, record))).collect()
+    }
+
+    /// Makes everything durable: sled's own flush does not reach the disk.
+    ///
+    /// # Errors
+    /// If writing or the fsync fails.
+    pub fn flush(&self) -> Result<(), Error> {
+        match &self.tables {
+            Tables::Memory(_) => Ok(()),
+            Tables::Sled { db, dir, .. } => {
+                db.flush().map_err(|e| Error::Store(e.to_string()))?;
+                let file = dir.join("db");
+                File::open(&file).and_then(|f| f.sync_all()).map_err(Error::io("cannot fsync", &file))
+            }
+        }
+    }
+
+    fn put<T: Serialize>(&self, table: Table, key: Vec<u8>, value: &T) {
+        let json = match serde_json::to_vec(value) {
+            Ok(json) => json,
+            Err(error) => return tracing::error!(table = table.name(), %error, "a record cannot be written as JSON"),
+        };
+        let mut bytes = (json.len() as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
+        bytes.extend_from_slice(&json);
+        match &self.tables {
+            Tables::Memory(tables) => drop(lock(tables).insert((table, key), bytes)),
+            Tables::Sled { trees, .. } => {
+                // The journal has it already; the next start replays what is missing here.
+                if let Err(error) = trees[&table].insert(key, bytes) {
+                    tracing::error!(table = table.name(), %error, "the store takes no more records; journals go on");
+                }
+            }
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Option<T> {
+        let bytes = match &self.tables {
+            Tables::Memory(tables) => lock(tables).get(&(table, key.to_vec())).cloned(),
+            Tables::Sled { trees, .. } => match trees[&table].get(key) {
+                Ok(bytes) => bytes.map(|b| b.to_vec()),
+                Err(error) => {
+                    tracing::error!(table = table.name(), %error, "a record cannot be read; it is made anew");
+                    None
+                }
+            },
+        };
+        decode(table, &bytes?)
+    }
+
+    fn scan<T: DeserializeOwned>(&self, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, T)> {
+        let raw: Vec<(Vec<u8>, Vec<u8>)> = match &self.tables {
+            Tables::Memory(tables) => {
+                let tables = lock(tables);
+                let from = tables.range((table, prefix.to_vec())..);
+                let within = from.take_while(|((t, key), _)| *t == table && key.starts_with(prefix));
+                within.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+            }
+            Tables::Sled { trees, .. } => {
+                trees[&table].scan_prefix(prefix).filter_map(Result::ok).map(|(k, v)| (k.to_vec(), v.to_vec())).collect()
+            }
+        };
+        raw.into_iter().filter_map(|(key, bytes)| Some((key, decode(table, &bytes)?))).collect()
+    }
+}
+
+/// Names hold no zero byte, so a run's numbered records lie together and in order.
+fn key(run: &RunId, number: Option<u64>) -> Vec<u8> {
+    let mut key = run.as_str().as_bytes().to_vec();
+    if let Some(number) = number {
+        key.push(0);
+        key.extend_from_slice(&number.to_be_bytes());
+    }
+    key
+}
+
+fn name<T: std::str::FromStr>(key: &[u8]) -> Option<T> {
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
+fn payload(bytes: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, json) = rest.split_first_chunk::<4>()?;
+    let intact = u32::from_le_bytes(*len) as usize == json.len() && u32::from_le_bytes(*crc) == crc32fast::hash(json);
+    intact.then_some(json)
+}
+
+fn decode<T: DeserializeOwned>(table: Table, bytes: &[u8]) -> Option<T> {
+    let Some(json) = payload(bytes) else {
+        tracing::error!(table = table.name(), "a record is damaged; it is made anew");
+        return None;
+    };
+    // A record of another version of this software is no fault: it is made anew from the journal.
+    serde_json::from_slice(json)
+        .inspect_err(|error| tracing::warn!(table = table.name(), %error, "a record is not understood"))
+        .ok()
+}
+
+/// Opens sled and reads every record once. Damage shows as an error, or as a panic within sled.
+fn open_and_read(dir: &Path) -> Result<Store, String> {
+    let open = || -> Result<Store, String> {
+        let text = |e: sled::Error| e.to_string();
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_MS));
+        let db = config.open().map_err(text)?;
+        let mut trees = BTreeMap::new();
+        for table in TABLES {
+            let tree = db.open_tree(table.name()).map_err(text)?;
+            for record in &tree {
+                let (_, value) = record.map_err(text)?;
+                payload(&value).ok_or_else(|| format!("a record of {:?} is damaged", table.name()))?;
+            }
+            trees.insert(table, tree);
+        }
+        Ok(Store { tables: Tables::Sled { db, trees, dir: dir.to_owned() } })
+    };
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err("sled panicked".into()))
+}

@@ -1,0 +1,113 @@
+//! From what the runtime says to what the wire says. Nothing past this file and the services knows protobuf.
+
+use crate::history::{BadEnd, Happened};
+use crate::runtime::{MemberView, RunDetail, RunSummary, ToAgent};
+use bytes::Bytes;
+use tessera_common::id::Digest;
+use tessera_common::round::Outcome;
+use tessera_proto::convert::{digest_bytes, wire_assignment, wire_member, wire_metrics};
+use tessera_proto::v1::coordinator_message::Message;
+use tessera_proto::v1::watch_run_response::Event;
+use tessera_proto::{VERSION, v1};
+
+fn optional(digest: Option<Digest>) -> Bytes {
+    digest.as_ref().map(digest_bytes).unwrap_or_default()
+}
+
+fn outcome_text(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Completed => "completed".into(),
+        Outcome::Stopped => "stopped".into(),
+    }
+}
+
+pub(crate) fn to_agent(message: ToAgent) -> v1::CoordinatorMessage {
+    let message = match message {
+        ToAgent::Welcome { heartbeat_ms } => Message::Welcome(v1::Welcome { version: VERSION.into(), heartbeat_ms }),
+        ToAgent::RunOpened { run, spec_toml } => {
+            Message::RunOpened(v1::RunOpened { run: run.into(), spec_toml: spec_toml.to_string() })
+        }
+        ToAgent::Assign { run, assignment } => Message::Assignment(wire_assignment(&run, &assignment)),
+        ToAgent::Cancel { run, member, assignment } => {
+            Message::Cancel(v1::Cancel { run: run.into(), member: member.into(), assignment: assignment.0 })
+        }
+        ToAgent::Verdict { run, member, assignment, refused } => {
+            let accepted = refused.is_none();
+            Message::Verdict(v1::Verdict { run, member, assignment, accepted, reason: refused.unwrap_or_default() })
+        }
+        ToAgent::RunClosed { run, outcome } => {
+            Message::RunClosed(v1::RunClosed { run: run.into(), outcome: outcome_text(outcome) })
+        }
+        ToAgent::Heartbeat => Message::Heartbeat(v1::Heartbeat {}),
+    };
+    v1::CoordinatorMessage { message: Some(message) }
+}
+
+pub(crate) fn happened(position: u64, happened: Happened) -> v1::WatchRunResponse {
+    let event = match happened {
+        Happened::Published { published, bytes_up, bytes_down } => Event::Published(v1::RoundPublished {
+            round: published.round,
+            global: digest_bytes(&published.digest),
+            members: published.members.into_iter().map(String::from).collect(),
+            metrics: wire_metrics(&published.metrics),
+            bytes_up,
+            bytes_down,
+        }),
+        Happened::Evaluated { round, statistics, metrics } => {
+            Event::Evaluated(v1::RoundEvaluated { round, statistics: optional(statistics), metrics: wire_metrics(&metrics) })
+        }
+        Happened::Ended { member, assignment, how, reason } => {
+            let how = match how {
+                BadEnd::Refused => "refused".into(),
+                BadEnd::Failed => "failed".into(),
+            };
+            Event::Ended(v1::AssignmentEnded { member: member.into(), assignment: assignment.0, how, reason })
+        }
+        Happened::Paused { reason } => Event::Paused(v1::RunPaused { reason }),
+        Happened::Finished(outcome) => Event::Finished(v1::RunFinished { outcome: outcome_text(outcome) }),
+    };
+    v1::WatchRunResponse { position, event: Some(event) }
+}
+
+/// Counts of people's lists do not reach 2^32.
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn summary(s: RunSummary) -> v1::RunSummary {
+    v1::RunSummary {
+        run: s.run.into(),
+        name: s.name,
+        strategy: s.strategy,
+        phase: s.phase,
+        round: s.round,
+        rounds: s.rounds,
+        reason: s.reason,
+        global: optional(s.global),
+        statistics: optional(s.statistics),
+        bytes_up: s.bytes_up,
+        bytes_down: s.bytes_down,
+        answered: count(s.answered),
+        awaited: count(s.awaited),
+    }
+}
+
+pub(crate) fn detail(d: RunDetail) -> v1::ShowRunResponse {
+    let (evaluated_round, metrics) = d.evaluation.unwrap_or_default();
+    v1::ShowRunResponse {
+        summary: Some(summary(d.summary)),
+        spec_toml: d.spec_toml.to_string(),
+        metrics: wire_metrics(&metrics),
+        evaluated_round,
+        waiting: d.waiting.into_iter().map(String::from).collect(),
+        tally: Some(d.tally.into()),
+    }
+}
+
+pub(crate) fn member(m: &MemberView) -> v1::MemberStatus {
+    v1::MemberStatus {
+        member: Some(wire_member(&m.member, &m.info)),
+        online: m.online,
+        agent: m.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}

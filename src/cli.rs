@@ -1,0 +1,155 @@
+//! Verbs, logging, exit codes.
+//!
+//! Standard output is data, standard error is for people. Exit codes: 0 done, 1 ran and failed, 2 usage, 3 not found,
+//! 4 spec, config or data invalid, 6 unreachable (try again), 130 interrupted.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Federated learning for multimodal data where sites lack modalities.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Arguments {
+    /// Say more on standard error; twice for even more. TESSERA_LOG takes a filter such as `tessera_server=debug`.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a whole federation on this machine as real processes, compare methods, get tables and a report.
+    #[cfg(all(feature = "server", feature = "client"))]
+    Simulate(crate::simulate::Arguments),
+    /// Run the coordinator.
+    #[cfg(feature = "server")]
+    Server(crate::server::Arguments),
+    /// Run an agent, which trains on the data of the members that it serves.
+    #[cfg(feature = "client")]
+    Client(crate::client::Arguments),
+    /// Submit, list, show and stop runs at a coordinator on this machine.
+    Run(crate::run::Arguments),
+    /// Look at data sets and cut them into members.
+    #[cfg(feature = "client")]
+    Data(crate::data::Arguments),
+}
+
+pub(crate) fn dispatch(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        #[cfg(all(feature = "server", feature = "client"))]
+        Verb::Simulate(arguments) => crate::simulate::main(arguments),
+        #[cfg(feature = "server")]
+        Verb::Server(arguments) => crate::server::main(arguments),
+        #[cfg(feature = "client")]
+        Verb::Client(arguments) => crate::client::main(arguments),
+        Verb::Run(arguments) => crate::run::main(arguments),
+        #[cfg(feature = "client")]
+        Verb::Data(arguments) => crate::data::main(arguments),
+    }
+}
+
+pub(crate) fn start_logging(verbose: u8) {
+    let default = ["warn", "info", "debug"].get(usize::from(verbose)).copied().unwrap_or("trace");
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TESSERA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},h2=warn,hyper=warn,tower=warn,sled=warn")));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// What an error means for whoever called the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    NotFound,
+    Invalid,
+    Unreachable,
+    Interrupted,
+}
+
+/// An error with an exit code of its own.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An error of this kind, as `anyhow` wants it.
+pub(crate) fn failure(kind: Kind, text: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Failure { kind, text: text.into() })
+}
+
+/// The spec, settings or data are not valid.
+pub(crate) fn invalid(error: impl std::fmt::Display) -> anyhow::Error {
+    failure(Kind::Invalid, error.to_string())
+}
+
+pub(crate) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(match error.downcast_ref::<Failure>().map(|f| f.kind) {
+        Some(Kind::NotFound) => 3,
+        Some(Kind::Invalid) => 4,
+        Some(Kind::Unreachable) => 6,
+        Some(Kind::Interrupted) => 130,
+        None => 1,
+    })
+}
+
+pub(crate) fn report_error(error: &anyhow::Error) {
+    // a closed standard error leaves nobody to tell
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+}
+
+/// Writes a line of data to standard output. A reader that went away is not an error of ours.
+pub(crate) fn print(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A runtime for a verb that talks.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Ready at Ctrl-C, SIGTERM, or, if `with_parent`, when standard input ends: the launcher holds its other end.
+pub(crate) async fn shutdown(with_parent: bool) {
+    let parent = async {
+        if with_parent {
+            let mut nothing = Vec::new();
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut tokio::io::stdin(), &mut nothing).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = interrupted() => {}
+        () = parent => {}
+    }
+}
+
+/// Ready at Ctrl-C or SIGTERM.
+pub(crate) async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(mut interrupt), Ok(mut terminate)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+    #[cfg(not(unix))]
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,33 @@
+//! `tessera`: coordinator, agent, launcher and operator's tool in one binary.
+
+mod cli;
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+mod data;
+mod run;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(all(feature = "server", feature = "client"))]
+mod simulate;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+// Tensors of a training step come and go by the thousand; the system allocator returns large ones to the kernel each time.
+#[cfg(feature = "client")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    cli::start_logging(arguments.verbose);
+    match cli::dispatch(arguments.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            cli::report_error(&error);
+            cli::exit_code_of(&error)
+        }
+    }
+}

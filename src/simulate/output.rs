@@ -1,0 +1,195 @@
+//! The run folder and what is printed at the end.
+
+use super::children::Children;
+use super::outcome::{Method, Outcome, Subsets, ordered};
+use super::plan::Plan;
+use super::report;
+use super::watch::size;
+use crate::cli;
+use crate::run;
+use crate::table::Table;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use tessera_common::id::Digest;
+use tessera_common::param::{Limits, ParamSet, Tensor, block_of};
+use tessera_proto::convert::digest_bytes;
+use tessera_proto::v1::DownloadRequest;
+use tessera_proto::v1::admin_client::AdminClient;
+use tonic::transport::Channel;
+
+/// Writes models, libraries, manifest, metrics and report.
+pub(super) async fn write(plan: &Plan, outcome: &Outcome, children: &mut Children) -> Result<()> {
+    let mut admin = run::connect(&children.admin()).await?;
+    for method in &outcome.methods {
+        let folder = plan.out.join(&method.name);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("run.toml"), method.spec.to_toml())?;
+        if let Some(digest) = method.global {
+            let global = fetch(&mut admin, digest).await?;
+            save(&folder.join("model.safetensors"), &model(&global))?;
+            let statistics = match method.statistics {
+                Some(digest) => Some(fetch(&mut admin, digest).await?),
+                None => None,
+            };
+            save(&folder.join("prototypes.safetensors"), &prototypes(&global, statistics.as_ref()))?;
+        }
+        fs::write(folder.join("metrics.jsonl"), metrics_lines(method))?;
+    }
+    let lines: String = outcome.methods.iter().map(metrics_lines).collect();
+    fs::write(plan.out.join("metrics.jsonl"), lines)?;
+    fs::write(plan.out.join("spec.toml"), toml::to_string(&plan.table)?)?;
+    fs::write(plan.out.join("manifest.json"), format!("{:#}\n", manifest(outcome)))?;
+    fs::write(plan.out.join("report.html"), report::html(outcome)).context("cannot write the report")
+}
+
+async fn fetch(admin: &mut AdminClient<Channel>, digest: Digest) -> Result<ParamSet> {
+    let request = DownloadRequest { digest: digest_bytes(&digest), offset: 0 };
+    let mut stream = admin.fetch_blob(request).await.map_err(run::status)?.into_inner();
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.message().await.map_err(run::status)? {
+        bytes.extend_from_slice(&part.chunk);
+    }
+    if Digest::of(&bytes) != digest {
+        bail!("the coordinator sent other bytes than those of {digest}");
+    }
+    Ok(ParamSet::from_bytes(&bytes, &Limits::default())?)
+}
+
+fn save(path: &Path, set: &ParamSet) -> Result<()> {
+    fs::write(path, set.to_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Parameters under the names that a PyTorch twin gives them, `encoder.left.l1.weight`.
+fn model(global: &ParamSet) -> ParamSet {
+    let mut model = ParamSet::new();
+    for (name, tensor) in global.section("param/") {
+        if let Some(block) = block_of(name) {
+            let leaf = &name["param/".len() + block.len() + 1..];
+            model.insert(format!("{block}.{leaf}"), tensor.clone());
+        }
+    }
+    model
+}
+
+/// Everything that is not a parameter: standardisation, library as uploaded, statistics of the final model's features.
+fn prototypes(global: &ParamSet, statistics: Option<&ParamSet>) -> ParamSet {
+    let mut all = ParamSet::new();
+    for section in ["input/", "proto/"] {
+        global.section(section).for_each(|(name, tensor)| all.insert(name, tensor.clone()));
+    }
+    for (name, tensor) in statistics.iter().flat_map(|s| s.iter()) {
+        all.insert(name, Tensor::clone(tensor));
+    }
+    all
+}
+
+fn metrics_lines(method: &Method) -> String {
+    let rounds = method
+        .rounds
+        .iter()
+        .map(|r| (r.round, json!({ "method": method.name, "round": r.round, "members": r.members, "loss": r.loss })));
+    let evaluations = method.evaluations.iter().map(|e| {
+        let values: serde_json::Map<String, Value> =
+            e.metrics.0.iter().filter_map(|(n, m)| Some((n.clone(), json!(m.value()?)))).collect();
+        (e.round, json!({ "method": method.name, "round": e.round, "metrics": values }))
+    });
+    let mut lines: Vec<(u32, Value)> = rounds.chain(evaluations).collect();
+    lines.sort_by_key(|(round, _)| *round);
+    lines.into_iter().map(|(_, line)| format!("{line}\n")).collect()
+}
+
+fn digest_text(digest: Option<Digest>) -> Value {
+    digest.map_or(Value::Null, |d| json!(d.to_string()))
+}
+
+fn method_json(method: &Method) -> Value {
+    let subsets = method.last().map(|e| method.subsets(e)).unwrap_or_default();
+    json!({
+        "run": method.run,
+        "digest": digest_text(method.global),
+        "statistics": digest_text(method.statistics),
+        "rounds": method.rounds.last().map_or(0, |r| r.round),
+        "answer": method.answer(),
+        "subsets": subsets,
+        "answers": method.last().map(|e| e.answers("test")).unwrap_or_default(),
+        "bytes": { "up": method.bytes_up, "down": method.bytes_down },
+        "faults": method.faults.len(),
+    })
+}
+
+/// The digest of everything: that of the one method, or of all of them in order.
+fn digest(outcome: &Outcome) -> Option<Digest> {
+    match &outcome.methods[..] {
+        [one] => one.global,
+        many => {
+            let all: Option<Vec<String>> = many.iter().map(|m| Some(format!("{} {}\n", m.name, m.global?))).collect();
+            Some(Digest::of(all?.concat().as_bytes()))
+        }
+    }
+}
+
+fn manifest(outcome: &Outcome) -> Value {
+    let methods: serde_json::Map<String, Value> = outcome.methods.iter().map(|m| (m.name.clone(), method_json(m))).collect();
+    json!({
+        "schema_version": 1,
+        "tessera": env!("CARGO_PKG_VERSION"),
+        "name": outcome.name,
+        "seed": outcome.seed,
+        "command": outcome.command,
+        "digest": digest_text(digest(outcome)),
+        "methods": methods,
+    })
+}
+
+/// Prints the table, or the last line of the NDJSON.
+pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
+    let up: u64 = outcome.methods.iter().map(|m| m.bytes_up).sum();
+    let down: u64 = outcome.methods.iter().map(|m| m.bytes_down).sum();
+    let report = plan.out.join("report.html");
+    if json {
+        let methods: serde_json::Map<String, Value> = outcome.methods.iter().map(|m| (m.name.clone(), method_json(m))).collect();
+        let run = outcome.methods.iter().map(|m| m.run.as_str()).collect::<Vec<_>>().join(",");
+        cli::print(json!({
+            "type": "result",
+            "run": run,
+            "digest": digest_text(digest(outcome)),
+            "rounds": outcome.methods.iter().filter_map(|m| Some(m.rounds.last()?.round)).max().unwrap_or(0),
+            "methods": methods,
+            "bytes": { "up": up, "down": down },
+            "restarts": outcome.restarts,
+            "report": report.display().to_string(),
+        }));
+        return;
+    }
+    cli::print(format_args!("\n{}\n", outcome.partition));
+    cli::print(accuracy_table(outcome));
+    cli::print(format_args!("\n{} up, {} down, {} processes restarted", size(up), size(down), outcome.restarts));
+    for method in &outcome.methods {
+        let end = if method.finished { "" } else { " (not finished)" };
+        let model = method.global.map(|d| d.short()).unwrap_or_default();
+        cli::print(format_args!("model {model} {}{end}", plan.out.join(&method.name).join("model.safetensors").display()));
+    }
+    cli::print(format_args!("report {}", report.display()));
+}
+
+/// Accuracy in percent per method and subset: the method's own answer, and for comparison all others.
+fn accuracy_table(outcome: &Outcome) -> Table {
+    let subsets: Vec<Subsets> =
+        outcome.methods.iter().filter_map(|m| m.last()).flat_map(|e| e.answers("test").into_values()).collect();
+    let columns = ordered(subsets.iter().flat_map(Subsets::keys));
+    let mut table = Table::new(["method", "answer"].into_iter().chain(columns.iter().map(|c| c.as_str())));
+    for method in &outcome.methods {
+        let Some(evaluation) = method.last() else { continue };
+        let own = method.answer();
+        let mut rows: Vec<(String, Subsets)> = evaluation.answers("test").into_iter().filter(|(a, _)| a != own).collect();
+        rows.insert(0, (format!("{own} (its own)"), method.subsets(evaluation)));
+        for (i, (answer, accuracies)) in rows.into_iter().enumerate() {
+            let name = if i == 0 { method.name.clone() } else { String::new() };
+            let cell = |c: &&String| accuracies.get(*c).map_or_else(|| "-".to_owned(), |a| format!("{:.1}", 100.0 * a));
+            table.row([name, answer].into_iter().chain(columns.iter().map(cell)));
+        }
+    }
+    table
+}

@@ -1,0 +1,191 @@
+//! From a spec file with methods to one run spec per method, a cut data set, and a folder.
+
+use super::Arguments;
+use crate::cli::invalid;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use tessera_client::data::{DataSpec, Dataset, Manifest};
+use tessera_common::id::is_valid_name;
+use tessera_common::spec::{Preset, RunSpec, SpecError, merge, set_key};
+
+/// The built-in example: setting L of docs/missing-modality.md.
+const EXAMPLE: &str = include_str!("../../deploy/runs/digits.toml");
+
+/// Everything that is decided before a process is started.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) name: String,
+    pub(super) seed: u64,
+    pub(super) methods: Vec<(String, RunSpec)>,
+    pub(super) manifest: Manifest,
+    /// The spec as read, with overrides.
+    pub(super) table: toml::Table,
+    pub(super) out: PathBuf,
+    pub(super) processes: usize,
+    pub(super) threads: usize,
+    pub(super) command: String,
+}
+
+fn text_of(table: &toml::Table, key: &str) -> Option<String> {
+    table.get(key).and_then(toml::Value::as_str).map(str::to_owned)
+}
+
+impl Plan {
+    pub(super) fn make(arguments: &Arguments) -> Result<Self> {
+        let (origin, text) = match &arguments.spec {
+            None => ("the built-in example".to_owned(), EXAMPLE.to_owned()),
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                (path.display().to_string(), read.map_err(|e| invalid(format!("{}: {e}", path.display())))?)
+            }
+        };
+        let wrong = |e: SpecError| invalid(format!("{origin}: {e}"));
+        let mut table: toml::Table = toml::from_str(&text).map_err(|e| wrong(SpecError::Syntax(e.to_string())))?;
+        for set in &arguments.set {
+            set_key(&mut table, set).map_err(|e| invalid(format!("--set {set}: {e}")))?;
+        }
+        if let Some(seed) = arguments.seed {
+            table.insert(
+                "seed".into(),
+                toml::Value::Integer(i64::try_from(seed).map_err(|_| invalid("--seed must be below 2^63"))?),
+            );
+        }
+        let seed = table.get("seed").and_then(toml::Value::as_integer).and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+        let manifest = cut(&table, seed, arguments.partition.as_deref()).map_err(|e| match e {
+            Cut::Spec(e) => wrong(e),
+            Cut::Data(e) => invalid(e),
+        })?;
+        let methods = methods(&table, &manifest).map_err(wrong)?;
+        let name = text_of(&table, "name").unwrap_or_default();
+        let out = match &arguments.out {
+            Some(out) => out.clone(),
+            None => fresh_folder(Path::new("runs"), &format!("{name}-seed{seed}")),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let processes = arguments.processes.unwrap_or(cores).clamp(1, manifest.members.len().max(1));
+        let command = command(arguments, seed);
+        Ok(Self { name, seed, methods, manifest, table, out, processes, threads: arguments.threads.max(1), command })
+    }
+
+    /// Members with something to train on, and the evaluator if there is something to test on, dealt out over the agents.
+    pub(super) fn deal(&self) -> Vec<Vec<String>> {
+        let mut hands = vec![Vec::new(); self.processes];
+        let evaluator = (!self.manifest.test.is_empty()).then(|| tessera_client::data::EVALUATOR.to_owned());
+        let members = self.manifest.members.iter().map(|m| m.name.to_string());
+        for (i, name) in evaluator.into_iter().chain(members).enumerate() {
+            hands[i % self.processes].push(name);
+        }
+        hands
+    }
+}
+
+enum Cut {
+    Spec(SpecError),
+    Data(String),
+}
+
+fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<Manifest, Cut> {
+    if let Some(path) = given {
+        return Manifest::load(path).map_err(|e| Cut::Data(e.to_string()));
+    }
+    let data = table.get("data").and_then(toml::Value::as_table);
+    let data = data.ok_or_else(|| {
+        Cut::Spec(SpecError::invalid("data", "a simulation needs a [data] table: source, clients, partition, missing"))
+    })?;
+    let data = DataSpec::from_table(data).map_err(Cut::Spec)?;
+    let dataset = Dataset::open(&data.source).map_err(|e| Cut::Data(e.to_string()))?;
+    Manifest::make(&dataset, &data, seed).map_err(|e| Cut::Data(e.to_string()))
+}
+
+/// The run spec of every method: the file's own keys, under the preset, under the method's keys.
+fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunSpec)>, SpecError> {
+    let mut base = table.clone();
+    base.remove("data");
+    let listed = base.remove("method");
+    let preset = base.remove("preset");
+    complete(&mut base, manifest)?;
+    let listed = match listed {
+        None => vec![toml::Table::new()],
+        Some(toml::Value::Array(list)) => list
+            .into_iter()
+            .map(|m| m.try_into::<toml::Table>().map_err(|e| SpecError::invalid("method", e.to_string())))
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(SpecError::invalid("method", "write [[method]] tables")),
+    };
+    let mut methods: Vec<(String, RunSpec)> = Vec::new();
+    for mut own in listed {
+        let mut merged = toml::Table::new();
+        if let Some(name) = own.remove("preset").or_else(|| preset.clone()) {
+            let name = name.as_str().map(str::to_owned).ok_or_else(|| SpecError::invalid("preset", "must be a name"))?;
+            merge(&mut merged, &Preset::find(&name)?.table());
+            own.entry("name").or_insert(toml::Value::String(name));
+        }
+        merge(&mut merged, &base);
+        merge(&mut merged, &own);
+        let spec = RunSpec::from_table(&merged)?;
+        if methods.iter().any(|(name, _)| *name == spec.name) {
+            return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
+        }
+        methods.push((spec.name.clone(), spec));
+    }
+    Ok(methods)
+}
+
+/// Fills in what the data says: classes, modalities, the number of members.
+fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<(), SpecError> {
+    let training = manifest.members.iter().filter(|m| !m.train.is_empty()).count();
+    let held_out = manifest.members.iter().filter(|m| !m.held_out.is_empty()).count();
+    let evaluators = held_out + usize::from(!manifest.test.is_empty());
+    let dataset = Dataset::open(&manifest.dataset.source).map_err(|e| SpecError::invalid("data.source", e.to_string()))?;
+    let dims = dataset.dims();
+    let modalities: toml::Table = manifest
+        .modalities
+        .iter()
+        .filter_map(|m| Some((m.clone(), toml::Value::Integer(i64::try_from(*dims.get(m)?).ok()?))))
+        .collect();
+    let number = |n: usize| toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+    let mut fill = |section: &str, key: &str, value: toml::Value| {
+        let table = base.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let Some(table) = table.as_table_mut() {
+            table.entry(key).or_insert(value);
+        }
+    };
+    fill("task", "kind", toml::Value::String("classify".into()));
+    fill("task", "classes", number(manifest.dataset.classes));
+    fill("task", "modalities", toml::Value::Table(modalities));
+    fill("cohort", "members", number(training));
+    fill("cohort", "size", number(training));
+    fill("evaluate", "members", number(evaluators));
+    Ok(())
+}
+
+/// `base/name`, or with the first free number behind it.
+fn fresh_folder(base: &Path, name: &str) -> PathBuf {
+    let name = if is_valid_name(name) { name } else { "run" };
+    std::iter::once(base.join(name))
+        .chain((2..).map(|i| base.join(format!("{name}-{i}"))))
+        .find(|p| !p.exists())
+        .unwrap_or_else(|| base.join(name))
+}
+
+fn command(arguments: &Arguments, seed: u64) -> String {
+    let mut words = vec!["tessera simulate".to_owned()];
+    words.extend(arguments.spec.as_ref().map(|s| s.display().to_string()));
+    words.push(format!("--seed {seed}"));
+    words.extend(arguments.set.iter().map(|s| format!("--set '{s}'")));
+    words.extend(arguments.partition.as_ref().map(|p| format!("--partition {}", p.display())));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_example_is_valid() {
+        let table: toml::Table = toml::from_str(EXAMPLE).unwrap();
+        let manifest = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
+        let names: Vec<String> = methods(&table, &manifest).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["fedavg-zero", "pmcmfl", "tessera"]);
+    }
+}
