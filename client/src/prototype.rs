@@ -3,7 +3,6 @@
 use crate::glue;
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
-use tessera_common::param::ParamSet;
 use tessera_common::prototype::{Directions, Library};
 use tessera_common::spec::FUSED;
 
@@ -48,14 +47,6 @@ impl Prototypes {
         let libraries_found = modalities.iter().map(|(name, width)| take(name, *width)).collect::<Result<Vec<_>, _>>()?;
         let directions = libraries_found.iter().map(|l| l.as_ref().map(Directions::from)).collect();
         Ok(Self { libraries: libraries_found, directions, fused: take(FUSED, fused)? })
-    }
-
-    /// The library that a global carries.
-    ///
-    /// # Errors
-    /// As [`Self::new`], or if a tensor is malformed.
-    pub fn of_global(global: &ParamSet, modalities: &[(String, usize)], fused: usize, classes: usize) -> Result<Self, String> {
-        Self::new(Library::read_all(global)?, modalities, fused, classes)
     }
 
     /// Prototype `[D]` of a class of the modality at this position, if there is one.

@@ -159,6 +159,9 @@ pub trait Task: Send {
     fn evaluate(&mut self, data: &MemberData, global: &ParamSet, statistics: Option<&ParamSet>) -> Result<Metrics, TaskError>;
 }
 
+/// Makes a task for a run, on a device.
+pub type Create = fn(&RunSpec, &Device) -> Result<Box<dyn Task>, TaskError>;
+
 /// A line of the table of tasks.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskDef {
@@ -167,7 +170,7 @@ pub struct TaskDef {
     /// One line of help.
     pub help: &'static str,
     /// Makes it for a run.
-    pub create: fn(&RunSpec, &Device) -> Result<Box<dyn Task>, TaskError>,
+    pub create: Create,
 }
 
 /// All tasks.

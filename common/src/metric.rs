@@ -27,7 +27,7 @@ pub struct Metrics(pub BTreeMap<String, Metric>);
 /// Longest name of a metric and largest number of metrics in one report.
 pub const MAX_METRIC_NAME: usize = 200;
 /// Largest number of metrics that one member may report at once.
-pub const MAX_METRICS: usize = 4096;
+pub const MAX_METRICS: usize = 16_384;
 
 impl Metrics {
     /// Adds `sum` over `count` samples to the metric `name`.

@@ -269,11 +269,8 @@ impl Engine {
 
     fn answered(&mut self, now: Millis, update: UpdateRef) -> Result<(), Reject> {
         // An answer that comes during a pause counts too: nobody should have to train twice.
-        let collect = match &mut self.state.phase {
-            Phase::Paused { then, .. } => then.collect_mut(),
-            phase => phase.collect_mut(),
-        };
-        let collect = collect.ok_or(Reject::NotOpen(update.assignment))?;
+        let phase = if let Phase::Paused { then, .. } = &mut self.state.phase { then.as_mut() } else { &mut self.state.phase };
+        let collect = phase.collect_mut().ok_or(Reject::NotOpen(update.assignment))?;
         collect.close(update.assignment, &update.member)?;
         collect.accepted.insert(update.member.clone(), update);
         self.state.tally.accepted += 1;

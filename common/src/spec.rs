@@ -28,8 +28,8 @@ pub const SPEC_VERSION: u32 = 1;
 
 /// Most classes of a task.
 pub const MAX_CLASSES: usize = 100_000;
-/// Most modalities of a task: every non-empty subset of them is evaluated.
-pub const MAX_MODALITIES: usize = 12;
+/// Most modalities of a task: every non-empty subset of them is evaluated, and a report of all must fit a message.
+pub const MAX_MODALITIES: usize = 10;
 
 /// Pseudo-modality under which prototypes of the fused representation are kept.
 pub const FUSED: &str = "fused";
@@ -409,7 +409,7 @@ impl RunSpec {
         check(
             "task.modalities",
             (1..=MAX_MODALITIES).contains(&self.task.modalities.len()),
-            "name 1 to 12 modalities with their number of features, { left = 32, right = 32 }",
+            "name 1 to 10 modalities with their number of features, { left = 32, right = 32 }",
         )?;
         for (name, &dim) in &self.task.modalities {
             let key = format!("task.modalities.{name}");

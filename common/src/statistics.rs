@@ -132,11 +132,6 @@ impl From<&InputStatistics> for Standardisation {
 }
 
 impl Standardisation {
-    /// Leaves values as they are, but for the clipping.
-    pub fn identity(dim: usize) -> Self {
-        Self { mean: vec![0.0; dim], std: vec![1.0; dim] }
-    }
-
     /// Number of features d.
     pub fn dim(&self) -> usize {
         self.mean.len()

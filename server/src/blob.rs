@@ -155,7 +155,13 @@ impl Blobs {
                 fs::remove_file(&path)
             } else if let Some(digest) = name.strip_suffix(".up").and_then(|n| n.split_once('.')).map(|(d, _)| d) {
                 // an upload that the end of the process broke off: it can go on
-                fs::rename(&path, dir.join(format!("{digest}.part")))
+                let part = dir.join(format!("{digest}.part"));
+                let longer = |a: &Path, b: &Path| Ok(file_len(a)? > file_len(b)?);
+                match longer(&path, &part) {
+                    Ok(true) => fs::rename(&path, part),
+                    Ok(false) => fs::remove_file(&path),
+                    Err::<_, BlobError>(error) => Err(io::Error::other(error.to_string())),
+                }
             } else {
                 Ok(())
             };

@@ -68,3 +68,90 @@ pub(crate) fn run(spec: &RunSpec, task: &Fold, blobs: &Blobs) -> Result<Digest, 
     folded.map_err(|e| e.to_string())?;
     writer.finish().map_err(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tessera_common::aggregate::Sink;
+    use tessera_common::id::AssignmentId;
+    use tessera_common::metric::Metrics;
+    use tessera_common::param::{Limits, ParamSet, Tensor};
+
+    fn store(blobs: &Blobs, set: &ParamSet) -> Digest {
+        let mut writer = blobs.writer().unwrap();
+        writer.write(&set.to_bytes()).unwrap();
+        writer.finish().unwrap()
+    }
+
+    /// A round of five members whose values do not add up to the same in every order of plain f32 or f64 sums.
+    fn round(blobs: &Blobs) -> Fold {
+        let value = |k: u32, i: u32| (f64::from(k * 37 + i * 11).sin() * 10f64.powi((k as i32 * 5 + i as i32) % 16 - 8)) as f32;
+        let model = |k: u32| {
+            let mut set = ParamSet::new();
+            set.insert("param/head/w", Tensor::f32(&[3, 4], &(0..12).map(|i| value(k, i)).collect::<Vec<_>>()));
+            set
+        };
+        let answers = (1..6).map(|k| UpdateRef {
+            member: format!("m{k}").parse().unwrap(),
+            assignment: AssignmentId(u64::from(k)),
+            blob: Some(store(blobs, &model(k))),
+            bytes: 0,
+            examples: 10 + k,
+            weights: [("head".to_owned(), 10 + k)].into(),
+            metrics: Metrics::default(),
+        });
+        let (base, answers) = (Some(store(blobs, &model(0))), answers.collect());
+        Fold { id: 1, kind: FoldKind::Round, round: 1, base, inputs: None, answers }
+    }
+
+    fn spec() -> RunSpec {
+        let text = r#"
+            version = 1
+            name = "t"
+            rounds = 1
+            strategy = { kind = "fedavg" }
+            task = { kind = "classify", classes = 2, modalities = { left = 2 } }
+            cohort = { members = 5, size = 5 }
+        "#;
+        RunSpec::from_toml(text).unwrap()
+    }
+
+    #[test]
+    fn the_order_of_answers_does_not_matter() {
+        let dir = tempfile::TempDir::new().unwrap();
+        for blobs in [Blobs::in_memory(1 << 20), Blobs::in_dir(dir.path(), 1 << 20).unwrap()] {
+            let mut task = round(&blobs);
+            let expected = run(&spec(), &task, &blobs).unwrap();
+            for _ in 0..5 {
+                task.answers.rotate_left(1);
+                assert_eq!(run(&spec(), &task, &blobs), Ok(expected));
+                task.answers.swap(0, 3);
+                assert_eq!(run(&spec(), &task, &blobs), Ok(expected));
+            }
+            let global = ParamSet::from_bytes(&blobs.read(&expected).unwrap(), &Limits::default()).unwrap();
+            assert_ne!(global.digest(), task.base.unwrap());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_folded_is_said_and_nothing_is_stored() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let blobs = Blobs::in_dir(dir.path(), 1 << 20).unwrap();
+        let task = round(&blobs);
+        let files = || std::fs::read_dir(dir.path()).unwrap().count();
+        let before = files();
+        let without = |change: &dyn Fn(&mut Fold)| {
+            let mut task = task.clone();
+            change(&mut task);
+            run(&spec(), &task, &blobs).unwrap_err()
+        };
+        let mut odd = ParamSet::new();
+        odd.insert("param/head/w", Tensor::f32(&[12], &[f32::NAN; 12]));
+        let odd = store(&blobs, &odd);
+        assert!(without(&|t| t.answers[2].blob = Some(odd)).contains("m3"), "names the member");
+        assert!(without(&|t| t.answers[2].blob = None).contains("the answer of m3 has no tensors"));
+        assert!(without(&|t| t.base = None).contains("no global to start from"));
+        assert!(without(&|t| t.kind = FoldKind::Initial).contains("5 initial models"));
+        assert_eq!(files(), before + 1, "only what the test itself stored");
+    }
+}

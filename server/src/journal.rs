@@ -53,6 +53,9 @@ impl Mark {
     }
 }
 
+/// Takes a record's mark and payload.
+pub type Visit<'a> = dyn FnMut(Mark, &[u8]) -> Result<(), Error> + 'a;
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -83,7 +86,7 @@ impl Journal {
     ///
     /// # Errors
     /// If a record is damaged and intact ones follow it, if the chain is broken, or if `each` says so.
-    pub fn open(path: &Path, spec_toml: &str, each: &mut dyn FnMut(Mark, &[u8]) -> Result<(), Error>) -> Result<Self, Error> {
+    pub fn open(path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<Self, Error> {
         let file = File::options().read(true).write(true).open(path).map_err(Error::io("cannot open", path))?;
         let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
         let mut reader = BufReader::with_capacity(1 << 18, file);

@@ -12,7 +12,7 @@
 //! ```no_run
 //! # async fn example() -> Result<(), tessera_server::Error> {
 //! let server = tessera_server::Server::bind(tessera_server::Config::in_dir("/var/lib/tessera")).await?;
-//! println!("agents connect to {}", server.local_addr());
+//! let agents_connect_to = server.local_addr();
 //! server.run(async { drop(tokio::signal::ctrl_c().await) }).await
 //! # }
 //! ```
@@ -47,7 +47,7 @@ pub use runtime::{Handle, MemberView, RunDetail, RunSummary};
 use blob::Blobs;
 use runtime::{Runtime, Shared};
 use serve::Pipe;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -109,7 +109,8 @@ impl Server {
         let traffic = Arc::new(Traffic::default());
         let runtime = Runtime::open(config.data_dir.as_deref(), blobs.clone(), traffic.clone(), requests, lock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shared = Shared { blobs, traffic, heartbeat: config.heartbeat, scans: Semaphore::new(cores), pipes: pipe };
+        let scans = Semaphore::new(cores);
+        let shared = Shared { blobs, traffic, heartbeat: config.heartbeat, scans, writing: Default::default(), pipes: pipe };
         let handle = Handle { inbox, shared: Arc::new(shared) };
         Ok(Self { runtime, handle, listener, local, tls, admin, pipes })
     }
@@ -242,7 +243,7 @@ fn spawn_admin(
 
 /// Makes the folder, and keeps other coordinators out of it for as long as the file is open.
 fn take_folder(dir: &Path) -> Result<File, Error> {
-    fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))?;
+    disk::create_private_dir(dir).map_err(Error::io("cannot create", dir))?;
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io("cannot open", &path))?;
     match file.try_lock() {

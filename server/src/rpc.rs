@@ -8,6 +8,7 @@ use crate::wire;
 use bytes::{Bytes, BytesMut};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tessera_common::id::Digest;
 use tessera_proto::CHUNK_BYTES;
@@ -73,10 +74,11 @@ impl Federation for FederationService {
             };
             gathered.extend_from_slice(&chunk);
             if gathered.len() >= WRITE_BYTES {
-                upload = append(upload, gathered.split().freeze()).await?;
+                upload = self.append(upload, gathered.split().freeze()).await?;
             }
         }
-        let upload = append(upload, gathered.freeze()).await?;
+        let upload = self.append(upload, gathered.freeze()).await?;
+        let _writing = Writing::start(&self.handle.shared.writing);
         blocking(move || upload.finish()).await?;
         Ok(Response::new(UploadResponse { bytes }))
     }
@@ -95,6 +97,27 @@ impl FederationService {
         let blobs = self.handle.blobs().clone();
         let status = blocking(move || blobs.status(&digest)).await?;
         Ok(status.complete.then(|| Response::new(UploadResponse { bytes: status.offset })))
+    }
+
+    async fn append(&self, mut upload: Upload, bytes: Bytes) -> Result<Upload, Status> {
+        let _writing = Writing::start(&self.handle.shared.writing);
+        blocking(move || upload.append(&bytes).map(|()| upload)).await
+    }
+}
+
+/// Counts an upload that waits for our disk, as long as it lives.
+struct Writing<'a>(&'a AtomicUsize);
+
+impl<'a> Writing<'a> {
+    fn start(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -115,10 +138,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError>
         Ok(outcome) => outcome.map_err(Status::from),
         Err(error) => Err(Status::internal(error.to_string())),
     }
-}
-
-async fn append(mut upload: Upload, bytes: Bytes) -> Result<Upload, Status> {
-    blocking(move || upload.append(&bytes).map(|()| upload)).await
 }
 
 /// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection.

@@ -10,6 +10,8 @@ mod handle;
 mod requests;
 mod run;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use handle::Handle;

@@ -4,6 +4,7 @@ use crate::admit::admit;
 use crate::runtime::{Handle, Hello, Line, SessionId, ToAgent};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tessera_common::id::{AgentName, AssignmentId, MemberName};
 use tessera_common::round::{Event, MemberInfo};
@@ -101,9 +102,10 @@ impl Talk<'_> {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
-            // While we do not read, its silence says nothing.
+            // While we do not read, or keep uploads waiting for our disk, so that heartbeats are stuck behind full windows,
+            // its silence says nothing.
             let reading = judged.len() < JUDGED;
-            if !reading {
+            if !reading || self.handle.shared.writing.load(Ordering::Relaxed) > 0 {
                 heard = Instant::now();
             }
             tokio::select! {

@@ -93,10 +93,12 @@ impl Table {
     }
 }
 
+type Records = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
 #[derive(Debug)]
 enum Tables {
     Sled { db: sled::Db, trees: BTreeMap<Table, sled::Tree>, dir: PathBuf },
-    Memory(Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>),
+    Memory(Mutex<Records>),
 }
 
 /// The store of a coordinator.
@@ -124,7 +126,7 @@ impl Store {
         };
         let aside = (1..).map(|n| data.join(format!("sled.broken-{n}"))).find(|p| !p.exists());
         let aside = aside.ok_or_else(|| Error::Store("no free name for a broken store".into()))?;
-        tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one from the journals");
+        tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one");
         fs::rename(&dir, &aside).map_err(Error::io("cannot put aside", &dir))?;
         open_and_read(&dir).map_err(Error::Store)
     }

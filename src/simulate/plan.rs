@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tessera_client::data::{DataSpec, Dataset, Manifest};
 use tessera_common::id::is_valid_name;
-use tessera_common::spec::{Preset, RunSpec, SpecError, merge, set_key};
+use tessera_common::spec::{Inference, Preset, RunSpec, SpecError, merge, set_key};
 
 /// The built-in example: setting L of docs/missing-modality.md.
 const EXAMPLE: &str = include_str!("../../deploy/runs/digits.toml");
@@ -123,6 +123,10 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
         merge(&mut merged, &base);
         merge(&mut merged, &own);
         let spec = RunSpec::from_table(&merged)?;
+        if spec.missing.inference == Inference::Auto && manifest.members.iter().all(|m| m.held_out.is_empty()) {
+            let why = "\"auto\" chooses by the members' held-out data; set data.held_out, such as 0.1";
+            return Err(SpecError::invalid("missing.inference", why));
+        }
         if methods.iter().any(|(name, _)| *name == spec.name) {
             return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
         }

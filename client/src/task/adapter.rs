@@ -1,7 +1,7 @@
 //! Makes a [`Task`] of any [`FedModel`].
 
 use super::batch::Batch;
-use super::evaluate::{self, Answers, Frozen};
+use super::evaluate::{self, Answers, Frozen, LibraryAnswers};
 use super::fed_model::{Block, FedModel, TrainedBy};
 use super::fill::Filler;
 use super::objective::Contrast;
@@ -191,10 +191,10 @@ impl<M: FedModel> Adapter<M> {
     ) -> Answers<'a> {
         let mut libraries = Vec::new();
         if !uploaded.is_empty() {
-            libraries.push(evaluate::Named { near: "near", ncm: "ncm", prototypes: uploaded });
+            libraries.push(LibraryAnswers { near: "near", ncm: "ncm", prototypes: uploaded });
         }
         if !fresh.is_empty() {
-            libraries.push(evaluate::Named { near: "near*", ncm: "ncm*", prototypes: fresh });
+            libraries.push(LibraryAnswers { near: "near*", ncm: "ncm*", prototypes: fresh });
         }
         Answers { names, subsets: &self.subsets, widths: &self.widths, libraries, whitened }
     }

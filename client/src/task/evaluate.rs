@@ -64,7 +64,7 @@ impl<M: FedModel> Frozen<'_, M> {
 }
 
 /// A library to answer with, and what its answers are called.
-pub(crate) struct Named<'a> {
+pub(crate) struct LibraryAnswers<'a> {
     pub(crate) near: &'static str,
     pub(crate) ncm: &'static str,
     pub(crate) prototypes: &'a Prototypes,
@@ -79,7 +79,7 @@ pub(crate) struct Answers<'a> {
     /// Widths of the representations.
     pub(crate) widths: &'a [usize],
     /// Libraries.
-    pub(crate) libraries: Vec<Named<'a>>,
+    pub(crate) libraries: Vec<LibraryAnswers<'a>>,
     /// Whitened prototypes, if there are statistics.
     pub(crate) whitened: Option<Whitened>,
 }
@@ -149,17 +149,16 @@ fn evaluate_subset<M: FedModel>(
     let logits = head(frozen, encoded, subset, &rows, filler);
     let fallback = arg_max(&logits, rows.len());
     report("head", &fallback);
-    let mut near_complete = Vec::new();
     for library in &answers.libraries {
         let nearest: Vec<Option<usize>> = rows.iter().map(|&i| nearest(library.prototypes, encoded, subset, i)).collect();
         if complete {
-            near_complete.push(library.near);
+            // Nothing is missing, so nothing stands in.
+            report(library.near, &fallback);
         } else {
             report(library.near, &near(frozen, library, encoded, subset, &rows, &nearest, &fallback, filler));
         }
         report(library.ncm, &or_else(&nearest, &fallback));
     }
-    near_complete.iter().for_each(|name| report(name, &fallback));
     if let Some(whitened) = &answers.whitened {
         let answer = |&i: &usize| {
             let present: Vec<(&str, &[f32])> =
@@ -201,7 +200,7 @@ fn head<M: FedModel>(
 #[allow(clippy::too_many_arguments)] // All of them are what an answer depends on.
 fn near<M: FedModel>(
     frozen: &Frozen<'_, M>,
-    library: &Named<'_>,
+    library: &LibraryAnswers<'_>,
     encoded: &Encoded<'_>,
     subset: &Subset,
     rows: &[usize],

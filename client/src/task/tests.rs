@@ -67,7 +67,7 @@ fn member(name: &str, train: Samples) -> MemberData {
 fn patchy(i: usize) -> u32 {
     match i {
         7 => 3,
-        _ if i % 3 == 0 => 2,
+        _ if i.is_multiple_of(3) => 2,
         _ if i % 7 == 1 => 1,
         _ => 0,
     }

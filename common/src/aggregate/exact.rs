@@ -71,8 +71,8 @@ impl ExactSum {
     /// # Errors
     /// If a value is not finite. The sums are then unusable.
     pub fn add_weighted(&mut self, values: &[f32], weight: u32) -> Result<(), SumError> {
-        let weight = f64::from(weight);
-        self.add_terms(values.len(), |i| f64::from(values[i]) * weight)
+        assert!(weight < 1 << 29, "weights are below 2^29");
+        self.add_terms(values.len(), |i| Term::of_f32(values[i]).map(|t| Term { mantissa: t.mantissa * u64::from(weight), ..t }))
     }
 
     /// Adds `values[i]` to sum i; the span is `Full`.
@@ -80,10 +80,11 @@ impl ExactSum {
     /// # Errors
     /// As [`Self::add_weighted`].
     pub fn add(&mut self, values: &[f64]) -> Result<(), SumError> {
-        self.add_terms(values.len(), |i| values[i])
+        assert_eq!(self.span, Span::Full, "only the full span holds every f64");
+        self.add_terms(values.len(), |i| Term::of_f64(values[i]))
     }
 
-    fn add_terms(&mut self, len: usize, term: impl Fn(usize) -> f64 + Sync) -> Result<(), SumError> {
+    fn add_terms(&mut self, len: usize, term: impl Fn(usize) -> Option<Term> + Sync) -> Result<(), SumError> {
         self.terms += 1;
         if self.terms > MAX_TERMS {
             return Err(SumError::TooMany);
@@ -93,11 +94,7 @@ impl ExactSum {
         self.limbs.par_chunks_mut(GRAIN * stride).enumerate().try_for_each(|(chunk, limbs)| {
             limbs.chunks_exact_mut(stride).enumerate().try_for_each(|(i, limbs)| {
                 let at = chunk * GRAIN + i;
-                let value = term(at);
-                if !value.is_finite() {
-                    return Err(SumError::NotFinite(at));
-                }
-                add_one(limbs, base, value);
+                add_one(limbs, base, term(at).ok_or(SumError::NotFinite(at))?);
                 Ok(())
             })
         })
@@ -120,23 +117,41 @@ impl ExactSum {
     }
 }
 
-fn add_one(limbs: &mut [i64], base: i32, value: f64) {
-    let bits = value.to_bits();
-    let raw_exponent = ((bits >> 52) & 0x7ff) as i32;
-    let fraction = bits & ((1 << 52) - 1);
-    // value = mantissa * 2^exponent
-    let (mantissa, exponent) = if raw_exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, raw_exponent - 1075) };
-    if mantissa == 0 {
-        return;
+/// A finite number, `mantissa * 2^exponent`.
+///
+/// Taken apart by its bits: the threads that train treat denormal numbers as zero, and sums must not depend on whose
+/// thread they are made on.
+#[derive(Clone, Copy)]
+struct Term {
+    negative: bool,
+    mantissa: u64,
+    exponent: i32,
+}
+
+impl Term {
+    fn of_f64(value: f64) -> Option<Self> {
+        let bits = value.to_bits();
+        let (raw, fraction) = (((bits >> 52) & 0x7ff) as i32, bits & ((1 << 52) - 1));
+        let (mantissa, exponent) = if raw == 0 { (fraction, -1074) } else { (fraction | 1 << 52, raw - 1075) };
+        (raw != 0x7ff).then_some(Self { negative: bits >> 63 == 1, mantissa, exponent })
     }
-    let offset = exponent - base;
-    // Below the base there are only zero bits: an f32 times an integer has no bit under 2^-149.
-    let (mantissa, offset) = if offset < 0 { (mantissa >> -offset, 0) } else { (mantissa, offset as u32) };
-    let shifted = u128::from(mantissa) << (offset % DIGIT);
+
+    fn of_f32(value: f32) -> Option<Self> {
+        let bits = value.to_bits();
+        let (raw, fraction) = (((bits >> 23) & 0xff) as i32, u64::from(bits & ((1 << 23) - 1)));
+        let (mantissa, exponent) = if raw == 0 { (fraction, -149) } else { (fraction | 1 << 23, raw - 150) };
+        (raw != 0xff).then_some(Self { negative: bits >> 31 == 1, mantissa, exponent })
+    }
+}
+
+fn add_one(limbs: &mut [i64], base: i32, term: Term) {
+    // no exponent is below the base: the span is chosen so
+    let offset = (term.exponent - base) as u32;
+    let shifted = u128::from(term.mantissa) << (offset % DIGIT);
     let at = (offset / DIGIT) as usize;
     for (k, limb) in limbs[at..].iter_mut().take(3).enumerate() {
         let digit = ((shifted >> (DIGIT as usize * k)) as i64) & MASK;
-        *limb += if value < 0.0 { -digit } else { digit };
+        *limb += if term.negative { -digit } else { digit };
     }
 }
 

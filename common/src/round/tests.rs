@@ -193,10 +193,8 @@ impl World {
 
     fn check_tally(&mut self) {
         let state = self.engine.state();
-        let waiting = match &state.phase {
-            Phase::Paused { then, .. } => then.collect(),
-            phase => phase.collect(),
-        };
+        let phase = if let Phase::Paused { then, .. } = &state.phase { then } else { &state.phase };
+        let waiting = phase.collect();
         let open = waiting.map_or(0, |c| c.open.len() as u64);
         let t = state.tally;
         let good = t.given == t.accepted + t.rejected + t.dropped + t.expired + open;

@@ -39,7 +39,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// "did you mean `x`? valid: a, b, x".
-pub(crate) fn hint<'a>(name: &str, valid: &[&'a str]) -> String {
+pub(crate) fn hint(name: &str, valid: &[&str]) -> String {
     let near = nearest(name, valid.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
     format!("{near}valid: {}", valid.join(", "))
 }

@@ -222,6 +222,9 @@ fn a_new_process_goes_on_with_broken_uploads_and_clears_the_rest() {
     // a killed process drops nothing
     std::mem::forget(upload);
     std::mem::forget(blobs.writer().unwrap());
+    let mut shorter = blobs.begin(digest, 50, 0).unwrap();
+    shorter.append(&content[..10]).unwrap();
+    std::mem::forget(shorter);
 
     let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

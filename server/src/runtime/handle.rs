@@ -10,6 +10,7 @@ use crate::serve::Pipe;
 use crate::traffic::Traffic;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
 use tessera_common::round::{Assignment, Event};
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeat: Duration,
     /// Answers whose values are read at a time.
     pub(crate) scans: Semaphore,
+    /// Uploads that wait for our disk.
+    pub(crate) writing: AtomicUsize,
     pub(crate) pipes: mpsc::Sender<Pipe>,
 }
 

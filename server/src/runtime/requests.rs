@@ -151,7 +151,7 @@ impl Runtime {
         }
     }
 
-    fn summaries(&self) -> Vec<RunSummary> {
+    pub(super) fn summaries(&self) -> Vec<RunSummary> {
         let broken = self.broken.iter().map(|(id, b)| RunSummary::of_broken(id, b));
         let mut all: Vec<RunSummary> = self.runs.values().map(RunSummary::of).chain(broken).collect();
         all.sort_by(|a, b| (a.created, &a.run).cmp(&(b.created, &b.run)));

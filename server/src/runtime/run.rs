@@ -135,6 +135,10 @@ impl Run {
                 found |= mark == start;
                 return Ok(());
             }
+            if !found {
+                // another journal than the one that the snapshot is of
+                return Ok(());
+            }
             let fault = |why: String| Error::Replay { path: path.to_owned(), entry: mark.records, why };
             let Entry { at, event } = serde_json::from_slice(payload).map_err(|e| fault(e.to_string()))?;
             self.step(at, &event).map_err(|e| fault(format!("the engine refuses it: {e}")))?;

@@ -55,6 +55,7 @@ pub struct Seen {
     pub verdicts: Vec<v1::Verdict>,
     pub opened: Vec<String>,
     pub closed: Vec<v1::RunClosed>,
+    pub cancelled: Vec<v1::Cancel>,
     pub heartbeats: usize,
     /// Why each of its connections ended.
     pub ends: Vec<String>,
@@ -116,7 +117,8 @@ impl Agent {
             let Some(message) = message else { return Ok(()) };
             let mut go_on = false;
             match message.message.unwrap() {
-                Down::Welcome(_) | Down::Cancel(_) => {}
+                Down::Welcome(_) => {}
+                Down::Cancel(cancel) => self.seen.lock().unwrap().cancelled.push(cancel),
                 Down::RunOpened(opened) => self.seen.lock().unwrap().opened.push(opened.run),
                 Down::RunClosed(closed) => self.seen.lock().unwrap().closed.push(closed),
                 Down::Heartbeat(_) => self.seen.lock().unwrap().heartbeats += 1,

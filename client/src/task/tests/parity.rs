@@ -91,7 +91,6 @@ fn a_local_run_ends_where_pytorch_ends() {
         }
     }
     assert!(moved > 0.05, "the run must move the weights, it moved them by {moved}");
-    eprintln!("WORST {worst} {moved}");
     assert!(worst < 1e-5, "weights differ by {worst} relative");
     let loss = metrics.value("fit/loss").unwrap();
     assert!((loss / known.loss - 1.0).abs() < 1e-6, "{loss} against {}", known.loss);
