@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     /// Seed of split, partition, missing pattern, initial model and every other draw.
     #[arg(short, long)]
     seed: Option<u64>,
-    /// Override a key for every method, such as cohort.size=5 or data.missing.rate=0.7.
+    /// Override a key of the file, such as cohort.size=5 or data.missing.rate=0.7. A method's own keys still win.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder of the results; a new one under runs/ if not given.

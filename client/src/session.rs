@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tessera_common::id::{AssignmentId, MemberName, RunId};
+use tessera_common::id::{AgentName, AssignmentId, Digest, MemberName, RunId};
 use tessera_common::round::Assignment;
 use tessera_common::spec::RunSpec;
 use tessera_common::update::UpdateRef;
@@ -31,6 +31,8 @@ const OUTBOX: usize = 256;
 const RESULTS: usize = 64;
 /// Longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A connection that lived for so long was a good one: the pauses start from the shortest again.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 type Key = (RunId, AssignmentId);
 
@@ -94,22 +96,27 @@ pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::R
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(LONGEST_PAUSE)
         .without_max_times()
-        .with_jitter();
+        .with_jitter()
+        // Agents that lost one coordinator must not come back in step. This is no draw of a run.
+        .with_jitter_seed(jitter_seed(&session.agent.name));
     let mut pause = pauses.build();
     loop {
-        let mut welcomed = false;
+        let started = tokio::time::Instant::now();
         let end = tokio::select! {
             () = &mut shutdown => break,
-            end = session.connect_and_serve(&mut welcomed) => end,
+            end = session.connect_and_serve() => end,
         };
         session.cancel_fetches();
-        if welcomed {
+        if started.elapsed() > GOOD_CONNECTION {
             pause = pauses.build();
         }
         let wait = pause.next().unwrap_or(LONGEST_PAUSE);
         match end {
             Ok(()) => tracing::info!(?wait, "coordinator closed the connection; connecting again"),
-            Err(error) => tracing::warn!(%error, ?wait, "connection to the coordinator lost; connecting again"),
+            Err(status) => {
+                let (error, code) = (whole_cause(&status), status.code());
+                tracing::warn!(error, ?code, ?wait, "no connection to the coordinator; trying again");
+            }
         }
         tokio::select! {
             () = &mut shutdown => break,
@@ -121,6 +128,27 @@ pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::R
     Ok(())
 }
 
+/// Different for every start of every agent.
+fn jitter_seed(agent: &AgentName) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let text = format!("{agent} {} {now}", std::process::id());
+    u64::from_le_bytes(std::array::from_fn(|i| Digest::of(text.as_bytes()).as_bytes()[i]))
+}
+
+/// An error with its causes: "transport error" alone helps nobody.
+fn whole_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut parts = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.downcast_ref::<Status>().map_or_else(|| error.to_string(), |s| s.message().to_owned());
+        if !parts.contains(&text) && !text.is_empty() {
+            parts.push(text);
+        }
+        next = error.source();
+    }
+    parts.join(": ")
+}
+
 impl Session {
     fn hello(&self) -> v1::AgentMessage {
         let members = self.agent.members.values().map(|data| wire_member(&data.name, &member_info(data))).collect();
@@ -128,8 +156,8 @@ impl Session {
         v1::AgentMessage { message: Some(Up::Hello(hello)) }
     }
 
-    async fn connect_and_serve(&mut self, welcomed: &mut bool) -> Result<(), Status> {
-        let channel = self.agent.dial.connect().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    async fn connect_and_serve(&mut self) -> Result<(), Status> {
+        let channel = self.agent.dial.connect().await.map_err(|e| Status::unavailable(whole_cause(&e)))?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
         let mut link = Link { channel, outbox, transfers: JoinSet::new() };
         self.connection += 1;
@@ -144,7 +172,6 @@ impl Session {
                     silent_since = tokio::time::Instant::now();
                     let Some(message) = message?.and_then(|m| m.message) else { return Ok(()) };
                     if let Down::Welcome(welcome) = &message {
-                        *welcomed = true;
                         let every = Duration::from_millis(u64::from(welcome.heartbeat_ms.clamp(50, 60_000)));
                         self.agent.heartbeat = every;
                         heartbeat = tokio::time::interval(every);

@@ -171,18 +171,25 @@ fn read_f64(source: &dyn Source, name: &str) -> Result<Vec<f64>, String> {
     Ok(decode_as_f64(spec.dtype, &bytes))
 }
 
-/// Exact sums over the updates of the f64 tensor `name`, and per row of `count` how many sent one.
+/// Exact sums over the updates of the f64 tensor `name`, `[len]`, a chunk at a time.
 fn sum_over(updates: &[Contribution<'_>], name: &str, len: usize) -> Result<Vec<f64>, FoldError> {
-    let mut sum = ExactSum::new(Span::Full, len);
-    for contribution in updates.iter().filter(|c| c.source.layout().spec(name).is_some()) {
-        let fault = |why: String| FoldError::Update { member: contribution.update.member.clone(), why };
-        let values = read_f64(contribution.source, name).map_err(fault)?;
-        if values.len() != len {
-            return Err(fault(format!("{name:?} has {} elements, not {len}", values.len())));
+    let mut sums = Vec::with_capacity(len);
+    while sums.len() < len {
+        let (from, size) = (sums.len(), CHUNK.min(len - sums.len()));
+        let mut sum = ExactSum::new(Span::Full, size);
+        let mut buffer = vec![0; size * 8];
+        for contribution in updates {
+            let Some(spec) = contribution.source.layout().spec(name) else { continue };
+            let fault = |why: String| FoldError::Update { member: contribution.update.member.clone(), why };
+            if spec.dtype != Dtype::F64 || spec.elements() != len {
+                return Err(fault(format!("{name:?} is {:?} {:?}, not f64 with {len} elements", spec.dtype, spec.shape)));
+            }
+            contribution.source.read(name, from * 8, &mut buffer).map_err(fault)?;
+            sum.add(&decode_as_f64(Dtype::F64, &buffer)).map_err(|e| fault(format!("{name:?}: {e}")))?;
         }
-        sum.add(&values).map_err(|e| fault(format!("{name:?}: {e}")))?;
+        sums.extend(sum.round());
     }
-    Ok(sum.round())
+    Ok(sums)
 }
 
 /// The library after this round's prototype sums, as tensors of a global.

@@ -144,8 +144,8 @@ impl Engine {
                 return Err(Reject::Over);
             }
             Event::Answered(update) => self.answered(now, update)?,
-            Event::Refused { member, assignment, reason: _ } => self.ended_badly(now, &member, assignment, false)?,
-            Event::Failed { member, assignment, reason: _ } => self.ended_badly(now, &member, assignment, true)?,
+            Event::Refused { member, assignment, reason } => self.ended_badly(now, &member, assignment, reason, false)?,
+            Event::Failed { member, assignment, reason } => self.ended_badly(now, &member, assignment, reason, true)?,
             Event::Folded { fold, digest } => self.folded(now, fold, digest)?,
             Event::FoldFailed { fold, reason } => self.fold_failed(fold, reason)?,
             Event::PauseAsked { reason } => {
@@ -269,8 +269,7 @@ impl Engine {
 
     fn answered(&mut self, now: Millis, update: UpdateRef) -> Result<(), Reject> {
         // An answer that comes during a pause counts too: nobody should have to train twice.
-        let phase = if let Phase::Paused { then, .. } = &mut self.state.phase { then.as_mut() } else { &mut self.state.phase };
-        let collect = phase.collect_mut().ok_or(Reject::NotOpen(update.assignment))?;
+        let collect = self.state.phase.awaited_mut().ok_or(Reject::NotOpen(update.assignment))?;
         collect.close(update.assignment, &update.member)?;
         collect.accepted.insert(update.member.clone(), update);
         self.state.tally.accepted += 1;
@@ -279,18 +278,26 @@ impl Engine {
     }
 
     /// A refused answer is not asked for again, since the same work gives the same answer; a failure is.
-    fn ended_badly(&mut self, now: Millis, member: &MemberName, id: AssignmentId, retry: bool) -> Result<(), Reject> {
-        let Some(collect) = self.state.phase.collect_mut() else {
-            return Err(Reject::NotOpen(id));
-        };
+    fn ended_badly(
+        &mut self,
+        now: Millis,
+        member: &MemberName,
+        id: AssignmentId,
+        reason: String,
+        retry: bool,
+    ) -> Result<(), Reject> {
+        let paused = matches!(self.state.phase, Phase::Paused { .. });
+        let collect = self.state.phase.awaited_mut().ok_or(Reject::NotOpen(id))?;
         let open = collect.close(id, member)?;
+        collect.last_fault = Some(format!("{member}: {reason}"));
         let tally = &mut self.state.tally;
         if retry {
             tally.dropped += 1;
         } else {
             tally.rejected += 1;
         }
-        if retry && open.attempt < self.spec.cohort.retries {
+        // during a pause nobody is asked; who is missing is asked when the run goes on
+        if retry && !paused && open.attempt < self.spec.cohort.retries {
             self.ask_again(member.clone(), &open);
         }
         self.advance(now);
@@ -487,7 +494,8 @@ impl Engine {
             self.evaluated(now, Metrics::default());
             return;
         }
-        let quorum = members.len();
+        // All are asked and waited for until the deadline; a member that is gone for good must not stop the run.
+        let quorum = self.spec.evaluate.members;
         let collect = self.ask(now, Work::Evaluate, self.published_round(), members, quorum);
         self.state.phase = Phase::Evaluating(collect);
     }
@@ -569,11 +577,7 @@ impl Engine {
 }
 
 fn starved_text(collect: &Collect) -> String {
-    format!(
-        "{:?}: {} usable answers of {} asked, {} are needed; resume the run when more members are there",
-        collect.work,
-        collect.accepted.len(),
-        collect.asked.len(),
-        collect.quorum
-    )
+    let (work, accepted, asked) = (collect.work, collect.accepted.len(), collect.asked.len());
+    let last = collect.last_fault.as_ref().map(|f| format!("; the last fault, of {f}")).unwrap_or_default();
+    format!("{work:?}: {accepted} usable answers of {asked} asked, {} are needed{last}", collect.quorum)
 }

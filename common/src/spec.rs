@@ -339,7 +339,9 @@ impl Default for EvaluateSpec {
 
 /// Durations with units.
 mod units {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+    use std::fmt;
     use std::time::Duration;
 
     pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
@@ -347,11 +349,23 @@ mod units {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        let span: jiff::SignedDuration = text
-            .parse()
-            .map_err(|e| D::Error::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {e}")))?;
-        Duration::try_from(span).map_err(|_| D::Error::custom(format!("{text:?} is negative")))
+        d.deserialize_str(WithUnit)
+    }
+
+    struct WithUnit;
+
+    impl Visitor<'_> for WithUnit {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration with its unit, such as \"90s\" or \"1h 30m\"")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+            let span: Result<jiff::SignedDuration, _> = text.parse();
+            let span = span.map_err(|e| E::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {e}")))?;
+            Duration::try_from(span).map_err(|_| E::custom(format!("{text:?} is negative")))
+        }
     }
 }
 
@@ -379,9 +393,10 @@ impl RunSpec {
     /// From a table that presets and overrides were merged into.
     ///
     /// # Errors
-    /// As [`Self::from_toml`].
+    /// As [`Self::from_toml`], but without lines: they would be those of the merged text.
     pub fn from_table(table: &toml::Table) -> Result<Self, SpecError> {
-        Self::from_toml(&toml::to_string(table).map_err(|e| SpecError::invalid("spec", e.to_string()))?)
+        let text = toml::to_string(table).map_err(|e| SpecError::invalid("spec", e.to_string()))?;
+        Self::from_toml(&text).map_err(SpecError::without_position)
     }
 
     /// The spec as TOML, every key written out.

@@ -58,7 +58,17 @@ pub(super) struct Evaluation {
 pub(super) type Subsets = BTreeMap<String, f64>;
 
 impl Evaluation {
-    /// Accuracies on the test split by answer and subset.
+    /// The split that is shown: the test samples, or the members' held-out ones where there are none.
+    pub(super) fn split(&self) -> &'static str {
+        if self.metrics.0.keys().any(|name| name.starts_with("test/")) { "test" } else { "held-out" }
+    }
+
+    /// Accuracies on the split that is shown, by answer and subset.
+    pub(super) fn tested(&self) -> BTreeMap<String, Subsets> {
+        self.answers(self.split())
+    }
+
+    /// Accuracies on a split by answer and subset.
     pub(super) fn answers(&self, split: &str) -> BTreeMap<String, Subsets> {
         let mut answers: BTreeMap<String, Subsets> = BTreeMap::new();
         for (name, metric) in &self.metrics.0 {
@@ -89,7 +99,7 @@ impl Method {
 
     /// Accuracies by subset for the answer that the spec asks for.
     pub(super) fn subsets(&self, evaluation: &Evaluation) -> Subsets {
-        let tested = evaluation.answers("test");
+        let tested = evaluation.tested();
         if self.spec.missing.inference != Inference::Auto {
             return tested.get(self.answer()).cloned().unwrap_or_default();
         }

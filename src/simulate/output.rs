@@ -1,7 +1,7 @@
 //! The run folder and what is printed at the end.
 
 use super::children::Children;
-use super::outcome::{Method, Outcome, Subsets, ordered};
+use super::outcome::{Evaluation, Method, Outcome, Subsets, ordered};
 use super::plan::Plan;
 use super::report;
 use super::watch::size;
@@ -113,9 +113,10 @@ fn method_json(method: &Method) -> Value {
         "rounds": method.rounds.last().map_or(0, |r| r.round),
         "answer": method.answer(),
         "subsets": subsets,
-        "answers": method.last().map(|e| e.answers("test")).unwrap_or_default(),
+        "answers": method.last().map(|e| e.tested()).unwrap_or_default(),
         "bytes": { "up": method.bytes_up, "down": method.bytes_down },
         "faults": method.faults.len(),
+        "split": method.last().map(Evaluation::split),
     })
 }
 
@@ -139,6 +140,9 @@ fn manifest(outcome: &Outcome) -> Value {
         "seed": outcome.seed,
         "command": outcome.command,
         "digest": digest_text(digest(outcome)),
+        "specs": outcome.methods.iter().map(|m| (m.name.clone(), json!(m.spec.to_toml()))).collect::<serde_json::Map<_, _>>(),
+        "partition": "partition.json",
+        "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         "methods": methods,
     })
 }
@@ -164,6 +168,12 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
         return;
     }
     cli::print(format_args!("\n{}\n", outcome.partition));
+    let splits: Vec<&str> = outcome.methods.iter().filter_map(|m| m.last()).map(Evaluation::split).collect();
+    if splits.contains(&"held-out") {
+        cli::print("accuracy on the members' held-out samples: there are no test samples (data.split)\n");
+    } else if outcome.methods.iter().filter_map(|m| m.last()).all(|e| e.metrics.0.is_empty()) {
+        cli::print("no accuracies: there is nothing to evaluate on; set data.split or data.held_out\n");
+    }
     cli::print(accuracy_table(outcome));
     cli::print(format_args!("\n{} up, {} down, {} processes restarted", size(up), size(down), outcome.restarts));
     for method in &outcome.methods {
@@ -177,13 +187,13 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
 /// Accuracy in percent per method and subset: the method's own answer, and for comparison all others.
 fn accuracy_table(outcome: &Outcome) -> Table {
     let subsets: Vec<Subsets> =
-        outcome.methods.iter().filter_map(|m| m.last()).flat_map(|e| e.answers("test").into_values()).collect();
+        outcome.methods.iter().filter_map(|m| m.last()).flat_map(|e| e.tested().into_values()).collect();
     let columns = ordered(subsets.iter().flat_map(Subsets::keys));
     let mut table = Table::new(["method", "answer"].into_iter().chain(columns.iter().map(|c| c.as_str())));
     for method in &outcome.methods {
         let Some(evaluation) = method.last() else { continue };
         let own = method.answer();
-        let mut rows: Vec<(String, Subsets)> = evaluation.answers("test").into_iter().filter(|(a, _)| a != own).collect();
+        let mut rows: Vec<(String, Subsets)> = evaluation.tested().into_iter().filter(|(a, _)| a != own).collect();
         rows.insert(0, (format!("{own} (its own)"), method.subsets(evaluation)));
         for (i, (answer, accuracies)) in rows.into_iter().enumerate() {
             let name = if i == 0 { method.name.clone() } else { String::new() };

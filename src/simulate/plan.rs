@@ -97,7 +97,7 @@ fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<Manifest,
     Manifest::make(&dataset, &data, seed).map_err(|e| Cut::Data(e.to_string()))
 }
 
-/// The run spec of every method: the file's own keys, under the preset, under the method's keys.
+/// The run spec of every method: the preset, overridden by the file's own keys, overridden by the method's.
 fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunSpec)>, SpecError> {
     let mut base = table.clone();
     base.remove("data");

@@ -5,6 +5,9 @@ use crate::spec::{FUSED, RunSpec, is_modality};
 use crate::update::{MAX_WEIGHT, UpdateRef};
 use std::collections::BTreeSet;
 
+/// Largest magnitude of a value. Sums over all members, and products of two, stay finite in f64.
+pub const MAX_MAGNITUDE: f64 = 1e100;
+
 /// Bytes scanned at a time.
 const CHUNK: usize = 1 << 18;
 
@@ -133,7 +136,7 @@ pub fn check_initial(spec: &RunSpec, layout: &Layout) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads every value once and refuses what is not finite; counts and scatter diagonals must not be negative.
+/// Reads every value once and refuses what is not finite or beyond [`MAX_MAGNITUDE`]; counts must not be negative.
 ///
 /// # Errors
 /// Names the tensor and the element.
@@ -147,7 +150,7 @@ pub fn check_values(source: &dyn Source) -> Result<(), String> {
             let len = CHUNK.min(total - from);
             source.read(name, from, &mut buffer[..len])?;
             let values = crate::param::decode_as_f64(entry.spec.dtype, &buffer[..len]);
-            if let Some(i) = values.iter().position(|v| !v.is_finite() || (counts && *v < 0.0)) {
+            if let Some(i) = values.iter().position(|v| !v.is_finite() || v.abs() > MAX_MAGNITUDE || (counts && *v < 0.0)) {
                 return Err(format!("tensor {name:?} holds {} at element {}", values[i], from / size + i));
             }
             from += len;

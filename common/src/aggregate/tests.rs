@@ -165,6 +165,7 @@ mod check {
             (|s, _| s.insert("proto/a/sum", Tensor::f64(&[2, 2], &[0.0; 4])), "expected F64 [2, 3]"),
             (|s, _| s.insert("proto/b/sum", Tensor::f64(&[2, 3], &[0.0; 6])), "\"proto/b/count\" is missing"),
             (|s, _| s.insert("proto/a/count", Tensor::f64(&[2], &[-1.0, 0.0])), "holds -1"),
+            (|s, _| s.insert("proto/a/sum", Tensor::f64(&[2, 3], &[1e300; 6])), "\"proto/a/sum\" holds 1"),
             (|_, u| u.examples = 0, "0 examples"),
             (
                 |_, u| {

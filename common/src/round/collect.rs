@@ -41,11 +41,13 @@ pub struct Collect {
     pub(super) accepted: BTreeMap<MemberName, UpdateRef>,
     /// Everybody who was asked in this phase, replacements too.
     pub(super) asked: BTreeSet<MemberName>,
+    /// Who last failed or was refused, and why, for people.
+    pub(super) last_fault: Option<String>,
 }
 
 impl Collect {
     pub(super) fn new(work: Work, quorum: usize, most: usize, deadline: Millis) -> Self {
-        Self { work, quorum, most, deadline, open: BTreeMap::new(), accepted: BTreeMap::new(), asked: BTreeSet::new() }
+        Self { work, quorum, most, deadline, open: BTreeMap::new(), accepted: BTreeMap::new(), asked: BTreeSet::new(), last_fault: None }
     }
 
     pub(super) fn add(&mut self, assignment: Assignment, attempt: u32) {

@@ -76,6 +76,20 @@ impl Phase {
         }
     }
 
+    /// Answers that are waited for, or will be once a pause is over.
+    pub(super) fn awaited_mut(&mut self) -> Option<&mut Collect> {
+        match self {
+            Phase::Paused { then, .. } => then.collect_mut(),
+            Phase::Waiting
+            | Phase::Surveying(_)
+            | Phase::Initialising(_)
+            | Phase::Fitting { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Evaluating(_)
+            | Phase::Done(_) => self.collect_mut(),
+        }
+    }
+
     pub(super) fn collect_mut(&mut self) -> Option<&mut Collect> {
         match self {
             Phase::Surveying(c) | Phase::Initialising(c) | Phase::Evaluating(c) | Phase::Fitting { collect: c, .. } => Some(c),

@@ -493,6 +493,52 @@ fn an_answer_during_a_pause_counts() {
 }
 
 #[test]
+fn a_failure_during_a_pause_counts_and_the_member_is_asked_again_afterwards() {
+    let mut world = waiting_world();
+    world.give(Event::PauseAsked { reason: "maintenance".into() });
+    while !world.open.is_empty() {
+        let a = world.open.remove(0);
+        assert!(world.give(Event::Failed { member: a.member, assignment: a.id, reason: "no power".into() }));
+    }
+    world.give(Event::ResumeAsked);
+    assert!(world.finish(&mut stream(0, "order", "", 0)));
+    assert_eq!(world.broken, Vec::<String>::new());
+}
+
+#[test]
+fn a_pause_for_want_of_answers_names_the_last_fault() {
+    let mut world = waiting_world();
+    while !world.open.is_empty() {
+        let a = world.open.remove(0);
+        world.give(Event::Refused { member: a.member, assignment: a.id, reason: "tensor \"x\" holds NaN".into() });
+        world.drain(usize::MAX);
+    }
+    let Phase::Paused { reason, .. } = &world.engine.state().phase else { panic!("{:?}", world.engine.state().phase) };
+    assert!(reason.contains("0 usable answers of 4 asked, 2 are needed; the last fault, of m"), "{reason}");
+    assert!(reason.contains("holds NaN"), "{reason}");
+}
+
+#[test]
+fn an_evaluator_that_is_gone_does_not_stop_the_run() {
+    let mut spec = spec(4, 3, 2, 1);
+    spec.evaluate.members = 1;
+    let mut world = World::new(spec);
+    world.join_all();
+    let info = MemberInfo { trains: false, evaluates: true, modalities: vec![] };
+    world.give(Event::Joined { member: name(50), info });
+    while !matches!(world.engine.state().phase, Phase::Evaluating(_)) {
+        world.drain(usize::MAX);
+        world.helpful(&mut stream(0, "order", "", 0));
+    }
+    world.drain(usize::MAX);
+    let here = world.open.iter().position(|a| a.member != name(50)).unwrap();
+    world.answer_one(here);
+    world.now = world.engine.next_deadline().unwrap();
+    world.give(Event::Ticked);
+    assert_eq!(world.engine.state().phase.name(), "completed");
+}
+
+#[test]
 fn refusals_say_why() {
     let mut world = waiting_world();
     let assignment = world.open[0].clone();

@@ -55,6 +55,23 @@ impl SpecError {
         Self::invalid(key, format!("there is no {value:?}; {}", hint(value, valid)))
     }
 
+    /// Leaves out lines of a text that the user has never seen.
+    #[must_use]
+    pub fn without_position(self) -> Self {
+        match self {
+            Self::UnknownKey { key, section, hint, .. } => Self::UnknownKey { key, section, position: String::new(), hint },
+            // the excerpt of the text stays: it shows the key; its line number goes
+            Self::Syntax(text) if text.starts_with("TOML parse error") => {
+                let kept = text.lines().filter(|l| !l.starts_with("TOML parse error")).filter_map(|l| {
+                    let l = l.split_once('|').map_or(l, |(_, rest)| rest).trim();
+                    (!l.is_empty() && !l.starts_with('^')).then_some(l)
+                });
+                Self::Syntax(kept.collect::<Vec<_>>().join(": "))
+            }
+            other => other,
+        }
+    }
+
     /// Says which table the error is about.
     #[must_use]
     pub fn within(self, name: &str) -> Self {

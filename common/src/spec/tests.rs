@@ -26,7 +26,7 @@ fn errors_name_the_key_and_what_would_be_right() {
     let cases = [
         ("size = 2", "size = 2\nquorom = 2", "unknown key `quorom` at line 12: did you mean `quorum`?"),
         ("size = 2", "size = 9", "`cohort.size` is not valid: must be 1 to cohort.members"),
-        ("\"1m 30s\"", "90", "deadline"),
+        ("\"1m 30s\"", "90", "expected a duration with its unit, such as \"90s\""),
         ("\"1m 30s\"", "\"90\"", "not a duration such as"),
         ("rounds = 3", "rounds = 0", "`rounds`"),
         ("rounds = 3", "rounds = 3\nstrategy = { kind = \"fedavgg\" }", "did you mean `fedavg`?"),
@@ -69,6 +69,17 @@ fn overrides_take_toml_values_or_text() {
     for bad in ["cohort", "cohort..size=3", "rounds.x=1"] {
         assert!(set_key(&mut table, bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn errors_in_merged_text_show_the_key_and_no_line() {
+    let mut table: toml::Table = toml::from_str(GOOD).unwrap();
+    set_key(&mut table, "cohort.deadline=90").unwrap();
+    let error = RunSpec::from_table(&table).unwrap_err().to_string();
+    assert!(error.contains("deadline = 90") && error.contains("such as \"90s\"") && !error.contains("at line"), "{error}");
+    ["cohort.deadline=90s", "rouns=3"].into_iter().for_each(|s| set_key(&mut table, s).unwrap());
+    let error = RunSpec::from_table(&table).unwrap_err().to_string();
+    assert!(error.contains("did you mean `rounds`") && !error.contains("at line"), "{error}");
 }
 
 #[test]

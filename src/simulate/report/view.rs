@@ -50,7 +50,7 @@ impl<'a> View<'a> {
             .methods
             .iter()
             .flat_map(|m| &m.evaluations)
-            .flat_map(|e| e.answers("test").into_values().flat_map(Subsets::into_keys))
+            .flat_map(|e| e.tested().into_values().flat_map(Subsets::into_keys))
             .collect();
         let subsets = ordered(&all).into_iter().cloned().collect();
         let own = outcome.methods.iter().map(|m| m.last().map(|e| m.subsets(e)).unwrap_or_default()).collect();

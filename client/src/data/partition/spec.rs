@@ -168,7 +168,7 @@ impl DataSpec {
             check(
                 "data.modalities",
                 (1..=MAX_MODALITIES).contains(&names.len()),
-                "name 1 to 12 modalities, or leave it out for all",
+                "name 1 to 10 modalities, or leave it out for all",
             )?;
         }
         self.partition.validate()?;
