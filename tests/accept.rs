@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use tessera_client::data::{Dataset, Manifest};
+use tessera_client::data::{DataSpec, Dataset, EVALUATOR, Manifest};
 use tessera_common::spec::RunSpec;
 
 /// First of the five seeds of a setting: data draws that are as hard as the reference's, by the control without learning.
@@ -94,31 +94,61 @@ fn row_1_one_round_of_setting_l_whitened() {
     rows.finish();
 }
 
-#[test]
-fn row_2_raw_inputs_of_setting_l_whitened() {
-    let table: toml::Table = toml::from_str(include_str!("../deploy/runs/L.toml")).unwrap();
-    let data = tessera_client::data::DataSpec::from_table(table["data"].as_table().unwrap()).unwrap();
-    let dataset = Dataset::builtin("digits").unwrap();
-    let spec = RunSpec::from_toml(
-        "version = 1\nname = \"raw\"\nrounds = 1\nprototypes = { min_count = 1 }\ncohort = { members = 30, size = 9 }\n\
-         task = { kind = \"classify\", classes = 10, modalities = { left = 32, right = 32 } }",
-    )
-    .unwrap();
+/// Accuracies in percent of whitened raw inputs: the control without a network or a round.
+fn raw(spec: &str, seeds: std::ops::Range<u64>) -> Accuracies {
+    let text = std::fs::read_to_string(format!("deploy/runs/{spec}.toml")).unwrap();
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    let data = DataSpec::from_table(table["data"].as_table().unwrap()).unwrap();
+    let dataset = Dataset::open(&data.source).unwrap();
     let mut all = Accuracies::new();
-    for seed in seeds("L") {
+    for seed in seeds {
         let manifest = Manifest::make(&dataset, &data, seed).unwrap();
+        let dims = dataset.dims();
+        let modalities: Vec<String> = manifest.modalities.iter().map(|m| format!("{m} = {}", dims[m])).collect();
+        let spec = RunSpec::from_toml(&format!(
+            "version = 1\nname = \"raw\"\nrounds = 1\nprototypes = {{ min_count = 1 }}\ncohort = {{ members = 2, size = 2 }}\n\
+             task = {{ kind = \"classify\", classes = 10, modalities = {{ {} }} }}",
+            modalities.join(", ")
+        ))
+        .unwrap();
         let split = |name: &str| manifest.member_samples(&dataset, name).unwrap();
         let members: Vec<_> = manifest.members.iter().map(|m| (m.name.clone(), split(m.name.as_str()).train)).collect();
         let members: Vec<_> = members.iter().map(|(name, samples)| (name.clone(), samples)).collect();
-        let test = split(tessera_client::data::EVALUATOR).test;
-        let metrics = tessera_client::task::raw::whitened(&spec, &members, &test).unwrap();
+        let metrics = tessera_client::task::raw::whitened(&spec, &members, &split(EVALUATOR).test).unwrap();
         for (name, metric) in &metrics.0 {
             all.entry(name.clone()).or_default().push(100.0 * metric.value().unwrap());
         }
     }
+    all
+}
+
+#[test]
+fn row_2_raw_inputs_of_setting_l_whitened() {
+    let all = raw("L", seeds("L"));
     let mut rows = Rows::default();
     rows.at_least("#2 L, raw inputs, white", &levels(&all, "raw-whitened", &HALVES), &[79.8, 84.0, 93.8]);
     rows.finish();
+}
+
+/// The controls by which the seeds were chosen: see docs/decisions/0007-acceptance-seeds.md.
+#[test]
+fn the_seeds_are_those_whose_control_is_nearest_to_the_reference() {
+    type Control<'a> = (&'a str, &'a [(&'a str, f64)]);
+    let digits: &[Control<'_>] = &[("L", &[("left", 81.3), ("right", 85.1), ("left+right", 94.5)])];
+    let views: &[Control<'_>] = &[("A", &[("pix", 95.5), ("fou", 78.7), ("fou+pix", 96.8)]), ("T", &[("fou+mor+pix", 97.7)])];
+    for controls in [digits, views] {
+        let distance = |block: u64| -> f64 {
+            let far = |(spec, references): &Control<'_>| {
+                let all = raw(spec, 5 * block..5 * block + 5);
+                references.iter().map(|(s, r)| (mean(&all[&format!("raw-whitened/{s}")]) - r).abs()).sum::<f64>()
+            };
+            controls.iter().map(far).sum()
+        };
+        let distances: Vec<f64> = (0..24).map(distance).collect();
+        println!("{:?}: {distances:.2?}", controls[0].0);
+        let nearest = (0..24).min_by(|a, b| distances[*a].total_cmp(&distances[*b])).unwrap();
+        assert_eq!(5 * nearest as u64, seeds(controls[0].0).start);
+    }
 }
 
 #[test]
