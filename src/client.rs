@@ -8,7 +8,7 @@ use tessera_client::config::AgentConfig;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Settings: name, coordinator, [tls], [[member]]; see docs/deployment.md.
+    /// Settings: name, coordinator, tables `tls` and `member`; see docs/deployment.md.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// End when standard input ends.

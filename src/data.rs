@@ -19,9 +19,9 @@ enum Verb {
         /// Folder or built-in name.
         source: String,
     },
-    /// Cut a data set into members as the [data] table of a spec says, and write the manifest.
+    /// Cut a data set into members as the `data` table of a spec says, and write the manifest.
     Partition {
-        /// Spec with a [data] table.
+        /// Spec with a `data` table.
         spec: PathBuf,
         /// Seed of the draws; the spec's if not given.
         #[arg(long)]

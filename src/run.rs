@@ -1,18 +1,28 @@
-//! `tessera run`: submit, list, show, stop.
+//! `tessera run`: submit, list, show, pause, resume, stop.
+
+mod address;
+mod show;
+mod submit;
+
+pub(crate) use address::{Place, place};
 
 use crate::cli::{self, Kind, failure, print};
-use crate::table::Table;
 use anyhow::Result;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tessera_common::id::Digest;
-use tessera_common::spec::RunSpec;
 use tessera_proto::MAX_MESSAGE_BYTES;
 use tessera_proto::v1::admin_client::AdminClient;
-use tessera_proto::v1::{ListRunsRequest, RunSummary, ShowRunRequest, StopRunRequest, SubmitRunRequest};
+use tessera_proto::v1::{
+    ListRunsRequest, PauseRunRequest, ResumeRunRequest, ShowRunRequest, ShowRunResponse, StopRunRequest, SubmitRunRequest,
+};
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+
+/// Longest that a connection to the admin interface may take: it is on this machine.
+const CONNECT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -30,7 +40,7 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Start a run.
     Submit {
-        /// Run spec.
+        /// Run spec; a `preset` at its top is laid under it.
         spec: PathBuf,
         /// Id of the run; the same id with the same spec again is the same run.
         #[arg(long)]
@@ -46,6 +56,19 @@ enum Verb {
         /// Its id.
         run: String,
     },
+    /// Give no new work until the run is resumed; answers that come in the meantime count.
+    Pause {
+        /// Its id.
+        run: String,
+        /// Why, for whoever looks.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Go on with a paused run, whatever paused it.
+    Resume {
+        /// Its id.
+        run: String,
+    },
     /// End a run; what it has published stays.
     Stop {
         /// Its id.
@@ -54,148 +77,124 @@ enum Verb {
 }
 
 pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
+    let json = arguments.json;
     cli::runtime()?.block_on(async {
         let mut admin = connect(&arguments.admin).await?;
         match arguments.verb {
-            Verb::Submit { spec, id, set } => submit(&mut admin, &spec, id, &set, arguments.json).await?,
-            Verb::List => list(&mut admin, arguments.json).await?,
-            Verb::Show { run } => show(&mut admin, run, arguments.json).await?,
+            Verb::Submit { spec, id, set } => {
+                let spec_toml = submit::read(&spec, &set)?.to_toml();
+                let request = SubmitRunRequest { spec_toml, run: id.unwrap_or_default() };
+                let run = admin.submit_run(request).await.map_err(status)?.into_inner().run;
+                if json { print(json!({ "run": run })) } else { print(&run) }
+            }
+            Verb::List => {
+                let runs = admin.list_runs(ListRunsRequest {}).await.map_err(status)?.into_inner().runs;
+                show::list(&runs, json);
+            }
+            Verb::Show { run } => show::run(&detail(&mut admin, &run).await?, json),
+            Verb::Pause { run, reason } => {
+                admin.pause_run(PauseRunRequest { run: run.clone(), reason }).await.map_err(status)?;
+                said(&run, "paused", json);
+            }
+            Verb::Resume { run } => {
+                admin.resume_run(ResumeRunRequest { run: run.clone() }).await.map_err(status)?;
+                // what it does now: it may have paused again, for want of the same members
+                let phase = detail(&mut admin, &run).await?.summary.unwrap_or_default().phase;
+                if json { said(&run, &phase, true) } else { print(format_args!("{run} resumed, now {phase}")) }
+            }
             Verb::Stop { run } => {
                 admin.stop_run(StopRunRequest { run: run.clone() }).await.map_err(status)?;
-                if arguments.json {
-                    print(json!({ "run": run, "phase": "stopped" }));
-                } else {
-                    print(format_args!("{run} stopped"));
-                }
+                said(&run, "stopped", json);
             }
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
+fn said(run: &str, phase: &str, json: bool) {
+    if json { print(json!({ "run": run, "phase": phase })) } else { print(format_args!("{run} {phase}")) }
+}
+
+async fn detail(admin: &mut AdminClient<Channel>, run: &str) -> Result<ShowRunResponse> {
+    Ok(admin.show_run(ShowRunRequest { run: run.to_owned() }).await.map_err(status)?.into_inner())
+}
+
 /// Connects to the admin interface of a coordinator on this machine.
 pub(crate) async fn connect(address: &str) -> Result<AdminClient<Channel>> {
-    let endpoint = Endpoint::from_static("http://admin").connect_timeout(Duration::from_secs(5));
-    let loopback = address.parse::<std::net::SocketAddr>().ok();
-    let channel = match loopback {
-        Some(address) => Endpoint::from_shared(format!("http://{address}"))?.connect().await,
+    let channel = match place(address).await? {
+        Place::Loopback(addresses) => connect_any(&addresses).await,
         #[cfg(unix)]
-        None => {
-            let path = PathBuf::from(address);
+        Place::Socket(path) => {
             let connector = tower::service_fn(move |_| {
                 let path = path.clone();
                 async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
             });
-            endpoint.connect_with_connector(connector).await
+            let endpoint = Endpoint::from_static("http://admin").connect_timeout(CONNECT);
+            endpoint.connect_with_connector(connector).await.map_err(|e| cause(&e))
         }
         #[cfg(not(unix))]
-        None => return Err(cli::invalid(format!("--admin {address:?} is not an address such as 127.0.0.1:7444"))),
+        Place::Socket(_) => return Err(cli::invalid(format!("--admin {address:?} is not an address such as 127.0.0.1:7444"))),
     };
-    let channel = channel.map_err(|e| {
-        failure(
-            Kind::Unreachable,
-            format!("no coordinator answers at {address} ({e}); start one, or name its socket with --admin"),
-        )
+    let channel = channel.map_err(|why| {
+        let text = format!("no coordinator answers at {address} ({why}); start one, or name its admin interface with --admin");
+        failure(Kind::Unreachable, text)
     })?;
     Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
+/// The first address that answers, or why the last one does not.
+async fn connect_any(addresses: &[SocketAddr]) -> Result<Channel, String> {
+    let mut why = "no address".to_owned();
+    for address in addresses {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| cause(&e))?;
+        match endpoint.connect_timeout(CONNECT).connect().await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => why = cause(&error),
+        }
+    }
+    Err(why)
+}
+
+/// The innermost cause: "transport error" alone helps nobody.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |e| e.source()).last().map(ToString::to_string).unwrap_or_default()
+}
+
 /// A refusal of the coordinator as an error with the right exit code.
 pub(crate) fn status(status: tonic::Status) -> anyhow::Error {
-    let text = status.message().to_owned();
-    match status.code() {
-        tonic::Code::NotFound => failure(Kind::NotFound, text),
-        tonic::Code::InvalidArgument | tonic::Code::AlreadyExists => failure(Kind::Invalid, text),
-        tonic::Code::Unavailable => failure(Kind::Unreachable, text),
+    let code = status.code();
+    let text = match (status.message(), code) {
+        ("", Code::Unimplemented) => {
+            "this is not the admin interface of a coordinator of this version (Unimplemented); is --admin the address of the \
+             agents?"
+                .to_owned()
+        }
+        ("", _) => format!("refused without a reason ({code:?}: {}); see the log of the coordinator", code.description()),
+        (text, _) => text.to_owned(),
+    };
+    match code {
+        Code::NotFound => failure(Kind::NotFound, text),
+        Code::InvalidArgument | Code::AlreadyExists | Code::Unimplemented => failure(Kind::Invalid, text),
+        Code::Unavailable => failure(Kind::Unreachable, text),
         _ => anyhow::anyhow!("{text}"),
     }
 }
 
-async fn submit(admin: &mut AdminClient<Channel>, path: &Path, id: Option<String>, set: &[String], json: bool) -> Result<()> {
-    let text = std::fs::read_to_string(path).map_err(|e| cli::invalid(format!("{}: {e}", path.display())))?;
-    let spec = if set.is_empty() {
-        RunSpec::from_toml(&text)
-    } else {
-        toml::from_str::<toml::Table>(&text).map_err(|e| tessera_common::spec::SpecError::Syntax(e.to_string())).and_then(
-            |mut table| {
-                set.iter().try_for_each(|s| tessera_common::spec::set_key(&mut table, s))?;
-                RunSpec::from_table(&table)
-            },
-        )
-    };
-    let spec = spec.map_err(|e| cli::invalid(format!("{}: {e}", path.display())))?;
-    let request = SubmitRunRequest { spec_toml: spec.to_toml(), run: id.unwrap_or_default() };
-    let run = admin.submit_run(request).await.map_err(status)?.into_inner().run;
-    if json {
-        print(json!({ "run": run }));
-    } else {
-        print(&run);
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
 
-fn digest_text(bytes: &[u8]) -> String {
-    Digest::try_from(bytes).map(|d| d.to_string()).unwrap_or_default()
-}
-
-fn summary_json(s: &RunSummary) -> serde_json::Value {
-    json!({
-        "run": s.run, "name": s.name, "strategy": s.strategy, "phase": s.phase, "round": s.round, "rounds": s.rounds,
-        "reason": s.reason, "global": digest_text(&s.global), "statistics": digest_text(&s.statistics),
-        "bytes": { "up": s.bytes_up, "down": s.bytes_down }, "answered": s.answered, "awaited": s.awaited,
-    })
-}
-
-async fn list(admin: &mut AdminClient<Channel>, json: bool) -> Result<()> {
-    let runs = admin.list_runs(ListRunsRequest {}).await.map_err(status)?.into_inner().runs;
-    if json {
-        print(serde_json::Value::Array(runs.iter().map(summary_json).collect()));
-        return Ok(());
+    #[test]
+    fn a_refusal_always_says_something() {
+        let said = |s: Status| status(s).to_string();
+        assert!(said(Status::new(Code::Unimplemented, "")).contains("is --admin the address of the agents?"));
+        let unknown = said(Status::new(Code::Unknown, ""));
+        assert!(unknown.contains("(Unknown: ") && unknown.contains("see the log"), "{unknown}");
+        assert_eq!(said(Status::not_found("there is no run x")), "there is no run x");
+        let code = |c: Code| cli::exit_code_of(&status(Status::new(c, "")));
+        assert_eq!(code(Code::Unimplemented), ExitCode::from(4));
+        assert_eq!(code(Code::NotFound), ExitCode::from(3));
+        assert_eq!(code(Code::Unavailable), ExitCode::from(6));
     }
-    let mut table = Table::new(["run", "name", "strategy", "round", "phase", "answers", "model"]);
-    for s in &runs {
-        let answers = if s.awaited == 0 { String::new() } else { format!("{}/{}", s.answered, s.answered + s.awaited) };
-        let model = digest_text(&s.global).get(..12).unwrap_or_default().to_owned();
-        let round = format!("{}/{}", s.round, s.rounds);
-        table.row([s.run.clone(), s.name.clone(), s.strategy.clone(), round, s.phase.clone(), answers, model]);
-    }
-    print(table);
-    Ok(())
-}
-
-async fn show(admin: &mut AdminClient<Channel>, run: String, json: bool) -> Result<()> {
-    let shown = admin.show_run(ShowRunRequest { run }).await.map_err(status)?.into_inner();
-    let Some(s) = shown.summary else { anyhow::bail!("the coordinator sent no summary") };
-    let value = |m: &tessera_proto::v1::Metric| if m.count > 0.0 { m.sum / m.count } else { f64::NAN };
-    if json {
-        let metrics: serde_json::Map<String, serde_json::Value> =
-            shown.metrics.iter().map(|(n, m)| (n.clone(), json!(value(m)))).collect();
-        let mut all = summary_json(&s);
-        all["metrics"] = metrics.into();
-        all["evaluated_round"] = shown.evaluated_round.into();
-        all["waiting"] = json!(shown.waiting);
-        all["spec"] = shown.spec_toml.into();
-        print(all);
-        return Ok(());
-    }
-    print(format_args!("{} ({}), {}, round {} of {}: {}", s.run, s.name, s.strategy, s.round, s.rounds, s.phase));
-    if !s.reason.is_empty() {
-        print(format_args!("reason: {}", s.reason));
-    }
-    print(format_args!("model {}", digest_text(&s.global)));
-    print(format_args!("{} bytes up, {} bytes down", s.bytes_up, s.bytes_down));
-    if let Some(t) = shown.tally {
-        print(format_args!(
-            "assignments: {} given, {} accepted, {} rejected, {} dropped, {} expired",
-            t.given, t.accepted, t.rejected, t.dropped, t.expired
-        ));
-    }
-    if !shown.waiting.is_empty() {
-        print(format_args!("waiting for {}", shown.waiting.join(", ")));
-    }
-    if !shown.metrics.is_empty() {
-        print(format_args!("metrics after round {}:", shown.evaluated_round));
-        shown.metrics.iter().for_each(|(name, m)| print(format_args!("  {name} {:.4}", value(m))));
-    }
-    Ok(())
 }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Spec with [data] and [[method]] tables; without one, the built-in example on handwritten digits.
+    /// Spec with tables `data` and `method`; without one, the built-in example on handwritten digits.
     spec: Option<PathBuf>,
     /// Agent processes; one per core, at most one per member, if not given.
     #[arg(short, long)]

@@ -233,6 +233,7 @@ fn agent_config(plan: &Plan, work: &Path, name: &str, coordinator: &str, members
         tls: Some(TlsFiles { ca: work.join("ca.pem"), cert: work.join("agent.pem"), key: work.join("agent.key") }),
         threads: plan.threads,
         device: "auto".into(),
+        state_dir: Some(work.join("state").join(name)),
         member: Vec::new(),
         partition: Some(PartitionConfig { manifest, members }),
     };

@@ -157,6 +157,7 @@ impl Watch {
                 *over = true;
                 self.bar.suspend(|| tracing::error!(run = method.run, reason = p.reason, "the run is paused"));
             }
+            Event::Resumed(_) => *over = false,
             Event::Finished(f) => {
                 *over = true;
                 method.finished = f.outcome == "completed";
