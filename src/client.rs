@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
-    let agent = AgentConfig::load(&arguments.config).and_then(|c| c.prepare()).map_err(cli::invalid)?;
+    let config = AgentConfig::load(&arguments.config).map_err(cli::invalid)?;
+    let agent = config.prepare().map_err(cli::invalid)?;
     tracing::info!(agent = %agent.name, members = agent.members.len(), "data loaded");
     cli::runtime()?.block_on(tessera_client::session::run(agent, cli::shutdown(arguments.with_parent)))?;
     Ok(ExitCode::SUCCESS)

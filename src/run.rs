@@ -163,6 +163,12 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 /// A refusal of the coordinator as an error with the right exit code.
 pub(crate) fn status(status: tonic::Status) -> anyhow::Error {
     let code = status.code();
+    // only what went wrong on this side has a source
+    if std::error::Error::source(&status).is_some() {
+        let (what, why) = (status.message(), cause(&status));
+        let text = format!("the connection broke ({what}: {why}); is --admin the admin interface of a running coordinator?");
+        return failure(Kind::Unreachable, text);
+    }
     let text = match (status.message(), code) {
         ("", Code::Unimplemented) => {
             "this is not the admin interface of a coordinator of this version (Unimplemented); is --admin the address of the \
@@ -192,6 +198,9 @@ mod tests {
         let unknown = said(Status::new(Code::Unknown, ""));
         assert!(unknown.contains("(Unknown: ") && unknown.contains("see the log"), "{unknown}");
         assert_eq!(said(Status::not_found("there is no run x")), "there is no run x");
+        let broken = status(Status::from_error(Box::new(std::io::Error::other("broken pipe"))));
+        assert_eq!(cli::exit_code_of(&broken), ExitCode::from(6));
+        assert!(broken.to_string().contains("broken pipe); is --admin"), "{broken}");
         let code = |c: Code| cli::exit_code_of(&status(Status::new(c, "")));
         assert_eq!(code(Code::Unimplemented), ExitCode::from(4));
         assert_eq!(code(Code::NotFound), ExitCode::from(3));

@@ -1,5 +1,8 @@
 //! What may depend on what, asked of cargo itself.
 
+// A test may panic, and no test uses all of what the tests share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_debug_implementations)]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

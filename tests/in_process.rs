@@ -1,5 +1,8 @@
 //! The second of three speeds: coordinator and agents in this process, over pipes, with the whole wire in between.
 
+// A test may panic, and no test uses all of what the tests share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_debug_implementations)]
+
 #[path = "support/virtual_run.rs"]
 mod virtual_run;
 
@@ -36,6 +39,7 @@ fn start_agent(name: &str, members: Members, server: &tessera_server::Handle) ->
         dial: Dial::Pipe(dial),
         members,
         threads: 1,
+        state_dir: None,
         heartbeat: std::time::Duration::from_millis(200),
     };
     let server = server.clone();
@@ -66,7 +70,7 @@ async fn run_in_process(manifest: &Manifest, spec: &RunSpec, agents: usize) -> (
         match happened {
             Happened::Published { published, .. } => global = Some(published.digest),
             Happened::Evaluated { statistics: latest, .. } => statistics = latest,
-            Happened::Ended { .. } => panic!("{happened:?}"),
+            Happened::Ended { .. } | Happened::Resumed => panic!("{happened:?}"),
             Happened::Paused { reason } => panic!("{reason}"),
             Happened::Finished(_) => break,
         }

@@ -1,5 +1,8 @@
 //! The real binary, real processes, real sockets, kills.
 
+// A test may panic, and no test uses all of what the tests share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_debug_implementations)]
+
 mod support;
 
 use serde_json::Value;

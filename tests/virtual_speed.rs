@@ -1,5 +1,8 @@
 //! The first of three speeds: engine and tasks alone.
 
+// A test may panic, and no test uses all of what the tests share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_debug_implementations)]
+
 #[path = "support/virtual_run.rs"]
 mod virtual_run;
 
@@ -37,7 +40,8 @@ fn the_order_of_arrival_does_not_matter() {
 #[test]
 fn one_member_in_a_federation_is_local_training() {
     use tessera_client::task::{self, FitContext};
-    let data = DataSpec::from_table(&toml::from_str("source = \"digits\"\nclients = 1\nsplit = { test_per_class = 40 }").unwrap());
+    let data =
+        DataSpec::from_table(&toml::from_str("source = \"digits\"\nclients = 1\nsplit = { test_per_class = 40 }").unwrap());
     let manifest = Manifest::make(&Dataset::builtin("digits").unwrap(), &data.unwrap(), 0).unwrap();
     let spec = RunSpec::from_toml(
         "version = 1\nname = \"one\"\nrounds = 2\nevaluate = { members = 1, every = 0 }\ncohort = { members = 1, size = 1 }\n\

@@ -40,6 +40,9 @@ pub struct AgentConfig {
     /// Device: `auto` or `cpu`.
     #[serde(default = "auto")]
     pub device: String,
+    /// Folder for what members keep for themselves, such as private blocks; without it they are kept in memory.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// Members with their own data folders.
     #[serde(default)]
     pub member: Vec<MemberConfig>,
@@ -129,7 +132,7 @@ impl AgentConfig {
         let tls = config.tls.iter_mut().flat_map(|t| [&mut t.ca, &mut t.cert, &mut t.key]);
         let data = config.member.iter_mut().map(|m| &mut m.data);
         let manifest = config.partition.iter_mut().map(|p| &mut p.manifest);
-        tls.chain(data).chain(manifest).for_each(|p| *p = folder.join(&*p));
+        tls.chain(data).chain(manifest).chain(config.state_dir.iter_mut()).for_each(|p| *p = folder.join(&*p));
         Ok(config)
     }
 
@@ -139,6 +142,10 @@ impl AgentConfig {
     /// Names the member, file and key.
     pub fn prepare(&self) -> Result<Agent, ConfigError> {
         crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+        if let Some(dir) = &self.state_dir {
+            let bad = |e| ConfigError::Invalid(format!("state_dir {} cannot be made: {e}", dir.display()));
+            crate::disk::create_private_dir(dir).map_err(bad)?;
+        }
         let mut members = BTreeMap::new();
         for member in &self.member {
             let dataset = Dataset::load(&member.data)?;
@@ -168,7 +175,8 @@ impl AgentConfig {
         }
         let dial = Dial::Tcp { address: self.coordinator.clone(), host, tls };
         let threads = self.threads.max(1);
-        Ok(Agent { name: self.name.clone(), dial, members, threads, heartbeat: Duration::from_millis(500) })
+        let (name, state_dir) = (self.name.clone(), self.state_dir.clone());
+        Ok(Agent { name, dial, members, threads, state_dir, heartbeat: Duration::from_millis(500) })
     }
 }
 
@@ -227,6 +235,8 @@ pub struct Agent {
     pub members: Members,
     /// Compute threads.
     pub threads: usize,
+    /// Folder for what members keep for themselves.
+    pub state_dir: Option<PathBuf>,
     /// How often to send a sign of life, until the coordinator says otherwise.
     pub heartbeat: Duration,
 }

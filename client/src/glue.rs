@@ -10,7 +10,7 @@ mod tests;
 
 pub use named::Named;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
 use tessera_common::param::{Dtype, ParamSet, Tensor as Stored, param_name};
@@ -74,6 +74,7 @@ impl Path {
 
 /// One parameter of a module, as it travels.
 struct Found {
+    id: ParamId,
     path: String,
     shape: Vec<usize>,
     transposed: bool,
@@ -107,7 +108,7 @@ impl ModuleVisitor for Collect {
             values = transpose(&values, shape[0], shape[1]);
             shape.swap(0, 1);
         }
-        self.found.push(Found { path: self.path.text(), shape, transposed, values });
+        self.found.push(Found { id: param.id, path: self.path.text(), shape, transposed, values });
     }
 }
 
@@ -154,6 +155,20 @@ pub fn collect<M: Module>(module: &M, blocks: &[String]) -> Result<ParamSet, Glu
         set.insert(stored_name(&found.path, blocks)?, Stored::f32(&found.shape, &found.values));
     }
     Ok(set)
+}
+
+/// Ids of the parameters whose name, `param/BLOCK/LEAF`, is `wanted`.
+///
+/// # Errors
+/// If a parameter lies in no block.
+pub fn ids<M: Module>(module: &M, blocks: &[String], wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<ParamId>, GlueError> {
+    let mut ids = BTreeSet::new();
+    for found in visit(module, false) {
+        if wanted(&stored_name(&found.path, blocks)?) {
+            ids.insert(found.id);
+        }
+    }
+    Ok(ids)
 }
 
 /// The module with its parameters replaced by those of `set`, on `device`. Sections other than `param` are ignored.

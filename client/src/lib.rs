@@ -3,6 +3,7 @@
 pub mod config;
 pub mod data;
 pub mod device;
+mod disk;
 pub mod glue;
 pub mod prototype;
 pub mod session;

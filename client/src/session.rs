@@ -81,7 +81,7 @@ struct Link {
 /// If the worker thread cannot be started or ends.
 pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
     let (results_in, results) = mpsc::channel(RESULTS);
-    let worker = Worker::start(agent.threads, results_in)?;
+    let worker = Worker::start(agent.threads, agent.state_dir.clone(), results_in)?;
     let mut session = Session {
         agent,
         worker,

@@ -12,6 +12,7 @@ mod evaluate;
 mod fed_model;
 mod fill;
 pub mod objective;
+mod private;
 pub mod raw;
 mod subset;
 #[cfg(test)]
@@ -19,13 +20,15 @@ mod tests;
 mod view;
 
 pub use batch::{Batch, Column};
-pub use fed_model::{Block, FedModel, TrainedBy};
+pub use fed_model::{Block, FedModel, Scope, TrainedBy};
+pub use private::State;
 pub use subset::{Subset, subsets};
 
 use crate::data::Samples;
 use crate::glue::GlueError;
 use burn::tensor::Device;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use tessera_common::id::{MemberName, Round};
 use tessera_common::metric::Metrics;
@@ -110,6 +113,14 @@ pub enum TaskError {
         /// Epoch, from 1.
         epoch: usize,
     },
+    /// The values of private blocks that a member keeps for itself cannot be read or written.
+    #[error("private values at {}: {why}", file.display())]
+    Private {
+        /// File or folder.
+        file: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// A trained parameter or a sum is not finite.
     #[error("{0} after training: lower train.lr or set train.clip")]
     NotFinite(String),
@@ -122,8 +133,11 @@ impl From<GlueError> for TaskError {
 }
 
 /// What the worker calls. One value serves every member of an agent, one call after another.
+///
+/// Private blocks ([`Scope::Private`]) are each member's own. No answer holds them, and a global that does is refused.
 pub trait Task: Send {
-    /// The initial global from the run's seed: `param/BLOCK/LEAF`, the same at every member, and `width/MODALITY`.
+    /// The initial global from the run's seed: `param/BLOCK/LEAF` of the shared blocks, the same at every member, and
+    /// `width/MODALITY`.
     ///
     /// # Errors
     /// If the model cannot be made.
@@ -137,14 +151,21 @@ pub trait Task: Send {
 
     /// `feature/M/*` of the training samples under the frozen `global`, for the modalities that the member has.
     ///
+    /// Private blocks have the values of the last round that the member trained in, the initial ones if there is none.
+    ///
     /// # Errors
     /// If the data or the global do not fit the run.
     fn survey_features(&mut self, data: &MemberData, global: &ParamSet) -> Result<ParamSet, TaskError>;
 
     /// Trains locally.
     ///
+    /// Private blocks start from the values of the last round before `cx.round` that the member trained in, the initial
+    /// ones if there is none; so a round that is given again gives the same bytes. The new values are kept, durably if
+    /// there is a folder, when this returns.
+    ///
     /// # Errors
-    /// If cancelled, if the data or the global do not fit the run, or if training diverges.
+    /// If cancelled, if the data or the global do not fit the run, if training diverges, or if private values are damaged
+    /// or cannot be kept.
     fn fit(&mut self, cx: &FitContext<'_>) -> Result<FitOutcome, TaskError>;
 
     /// Counts right answers on `held-out` and `test`, per answer and subset of modalities.
@@ -154,13 +175,16 @@ pub trait Task: Send {
     /// [`Task::survey_features`] over members, also `near*`, `ncm*` and `whitened`. `SPLIT/loss` is the head's
     /// cross-entropy on samples that have everything.
     ///
+    /// Private blocks have the values of the last round that the member trained in. A member that never trained, such as
+    /// one that only evaluates, uses the initial ones, with which its `head` answers say little.
+    ///
     /// # Errors
     /// If the data, the global or the statistics do not fit the run.
     fn evaluate(&mut self, data: &MemberData, global: &ParamSet, statistics: Option<&ParamSet>) -> Result<Metrics, TaskError>;
 }
 
-/// Makes a task for a run, on a device.
-pub type Create = fn(&RunSpec, &Device) -> Result<Box<dyn Task>, TaskError>;
+/// Makes a task for a run, with a place for its state, on a device.
+pub type Create = fn(&RunSpec, &State, &Device) -> Result<Box<dyn Task>, TaskError>;
 
 /// A line of the table of tasks.
 #[derive(Debug, Clone, Copy)]
@@ -176,22 +200,22 @@ pub struct TaskDef {
 /// All tasks.
 pub const TASKS: &[TaskDef] = &[classify::DEF];
 
-/// The task that a spec names, on the processor.
+/// The task that a spec names, on the processor, with its state in memory.
 ///
 /// # Errors
 /// If there is none of that name (the text names the nearest), or the spec asks for what it cannot do.
 pub fn create(spec: &RunSpec) -> Result<Box<dyn Task>, TaskError> {
-    create_on(spec, &Device::flex())
+    create_on(spec, &State::default(), &Device::flex())
 }
 
-/// As [`create`], on a device that [`crate::device::open`] has opened.
+/// As [`create`], with its state in a folder, on a device that [`crate::device::open`] has opened.
 ///
 /// # Errors
-/// As [`create`].
-pub fn create_on(spec: &RunSpec, device: &Device) -> Result<Box<dyn Task>, TaskError> {
+/// As [`create`], and if the folder holds the state of another run.
+pub fn create_on(spec: &RunSpec, state: &State, device: &Device) -> Result<Box<dyn Task>, TaskError> {
     let names: Vec<&str> = TASKS.iter().map(|t| t.name).collect();
     match TASKS.iter().find(|t| t.name == spec.task.kind) {
-        Some(def) => (def.create)(spec, device),
+        Some(def) => (def.create)(spec, state, device),
         None => Err(SpecError::unknown_name("task.kind", &spec.task.kind, &names).into()),
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::glue::host;
 use crate::task::TaskError;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tessera_common::id::Round;
 use tessera_common::metric::Metrics;
@@ -22,6 +23,8 @@ pub struct Settings<'a> {
     pub lr: f64,
     /// Weight mu of (mu/2)|w - w_start|^2; 0 leaves it out.
     pub proximal: f64,
+    /// Parameters that the proximal term leaves alone: private ones, which no global holds.
+    pub free: &'a BTreeSet<ParamId>,
     /// When set, the run ends before its next batch.
     pub cancel: &'a AtomicBool,
 }
@@ -63,7 +66,7 @@ pub fn run<M: Module>(
     mut objective: impl FnMut(&M, &[usize]) -> Tensor<1>,
 ) -> Result<(M, Metrics), TaskError> {
     let mut optimizer = optimizer(settings.spec);
-    let start = (settings.proximal > 0.0).then(|| values_of(&module));
+    let start = (settings.proximal > 0.0).then(|| values_of(&module, settings.free));
     let mut metrics = Metrics::default();
     for (epoch, order) in epochs.enumerate() {
         for (step, rows) in order.chunks(settings.spec.batch.max(1)).enumerate() {
@@ -104,15 +107,17 @@ fn optimizer(spec: &TrainSpec) -> ModuleOptimizer {
     }
 }
 
-/// Values of all parameters, off the autodiff graph.
-fn values_of<M: Module>(module: &M) -> GradientsParams {
-    struct Keep(GradientsParams);
-    impl ModuleVisitor for Keep {
+/// Values of all parameters but `free`, off the autodiff graph.
+fn values_of<M: Module>(module: &M, free: &BTreeSet<ParamId>) -> GradientsParams {
+    struct Keep<'a>(GradientsParams, &'a BTreeSet<ParamId>);
+    impl ModuleVisitor for Keep<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.register(param.id, param.val().inner());
+            if !self.1.contains(&param.id) {
+                self.0.register(param.id, param.val().inner());
+            }
         }
     }
-    let mut keep = Keep(GradientsParams::new());
+    let mut keep = Keep(GradientsParams::new(), free);
     module.visit(&mut keep);
     keep.0
 }

@@ -4,9 +4,11 @@
 //! the task is then made anew. The thread stays warm between rounds: data and tasks are loaded once.
 
 use crate::device;
-use crate::task::{self, FitContext, MemberData, Task};
+use crate::task::{self, FitContext, MemberData, State, Task, TaskError};
+use burn::tensor::Device;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -51,10 +53,15 @@ enum Message {
 pub(crate) struct Worker(SyncSender<Message>);
 
 impl Worker {
-    /// Starts the thread. It ends when every handle is gone.
-    pub(crate) fn start(threads: usize, results: tokio::sync::mpsc::Sender<Finished>) -> std::io::Result<Self> {
+    /// Starts the thread. It ends when every handle is gone. What members keep for themselves goes into `state_dir`.
+    pub(crate) fn start(
+        threads: usize,
+        state_dir: Option<PathBuf>,
+        results: tokio::sync::mpsc::Sender<Finished>,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("tessera-worker".into()).spawn(move || work(threads, &queue, &results))?;
+        let run = move || work(threads, state_dir.as_deref(), &queue, &results);
+        std::thread::Builder::new().name("tessera-worker".into()).spawn(run)?;
         Ok(Self(jobs))
     }
 
@@ -63,14 +70,19 @@ impl Worker {
         self.0.try_send(Message::Job(Box::new(job))).map_err(|_| "the agent's queue of work is full".to_owned())
     }
 
-    /// Drops what is kept for a run.
+    /// Drops what is kept in memory for a run. Its state folder stays: the private values in it are personal models.
     pub(crate) fn forget(&self, run: RunId) {
         // a full queue only means that the task is kept for longer
         let _ = self.0.try_send(Message::Forget(run));
     }
 }
 
-fn work(threads: usize, queue: &Receiver<Message>, results: &tokio::sync::mpsc::Sender<Finished>) {
+fn create(job: &Job, state_dir: Option<&Path>) -> Result<Box<dyn Task>, TaskError> {
+    let state = State { folder: state_dir.map(|dir| dir.join(job.run.as_str())) };
+    task::create_on(&job.spec, &state, &Device::flex())
+}
+
+fn work(threads: usize, state_dir: Option<&Path>, queue: &Receiver<Message>, results: &tokio::sync::mpsc::Sender<Finished>) {
     if !device::prepare(Some(threads)) {
         tracing::debug!("the pool of compute threads was already running");
     }
@@ -87,7 +99,7 @@ fn work(threads: usize, queue: &Receiver<Message>, results: &tokio::sync::mpsc::
             continue;
         }
         // A task that panicked may be in any state: it is taken out before and put back only after a normal return.
-        let task = tasks.remove(&job.run).map_or_else(|| task::create(&job.spec).map_err(|e| e.to_string()), Ok);
+        let task = tasks.remove(&job.run).map_or_else(|| create(&job, state_dir).map_err(|e| e.to_string()), Ok);
         let result = task.and_then(|mut task| {
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| perform(task.as_mut(), &job)));
             let result = outcome.map_err(|panic| format!("the task panicked: {}", panic_text(panic.as_ref())))?;
@@ -118,7 +130,7 @@ struct Outcome {
 
 fn perform(task: &mut dyn Task, job: &Job) -> Result<(UpdateRef, Vec<u8>), String> {
     let global = || job.global.as_deref().ok_or("the assignment names no global model".to_owned());
-    let text = |e: crate::task::TaskError| e.to_string();
+    let text = |e: TaskError| e.to_string();
     let outcome = match job.assignment.work {
         Work::Initialise => Outcome { blob: Some(task.initialise().map_err(text)?), ..Outcome::default() },
         Work::SurveyInputs => Outcome { blob: Some(task.survey_inputs(&job.data).map_err(text)?), ..Outcome::default() },

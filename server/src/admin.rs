@@ -7,8 +7,8 @@ use tessera_proto::convert::{digest, run_id};
 use tessera_proto::v1::admin_server::Admin;
 use tessera_proto::v1::{
     DownloadRequest, DownloadResponse, ListMembersRequest, ListMembersResponse, ListRunsRequest, ListRunsResponse,
-    ShowRunRequest, ShowRunResponse, StopRunRequest, StopRunResponse, SubmitRunRequest, SubmitRunResponse, WatchRunRequest,
-    WatchRunResponse,
+    PauseRunRequest, PauseRunResponse, ResumeRunRequest, ResumeRunResponse, ShowRunRequest, ShowRunResponse, StopRunRequest,
+    StopRunResponse, SubmitRunRequest, SubmitRunResponse, WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,6 +47,17 @@ impl Admin for AdminService {
     async fn stop_run(&self, request: Request<StopRunRequest>) -> Result<Response<StopRunResponse>, Status> {
         self.handle.stop(&run_id(&request.into_inner().run)?).await?;
         Ok(Response::new(StopRunResponse {}))
+    }
+
+    async fn pause_run(&self, request: Request<PauseRunRequest>) -> Result<Response<PauseRunResponse>, Status> {
+        let request = request.into_inner();
+        self.handle.pause(&run_id(&request.run)?, &request.reason).await?;
+        Ok(Response::new(PauseRunResponse {}))
+    }
+
+    async fn resume_run(&self, request: Request<ResumeRunRequest>) -> Result<Response<ResumeRunResponse>, Status> {
+        self.handle.resume(&run_id(&request.into_inner().run)?).await?;
+        Ok(Response::new(ResumeRunResponse {}))
     }
 
     async fn watch_run(&self, request: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {

@@ -35,6 +35,7 @@ pub(crate) async fn admit(
     let (run, member, assignment) = (answer.run.clone(), answer.member.clone(), answer.assignment);
     let verdict = |refused: Option<String>| {
         if let Some(reason) = &refused {
+            let (run, member) = (shorten(run.clone()), shorten(member.clone()));
             tracing::warn!(run, member, assignment, reason, "an answer is refused");
         }
         Some(ToAgent::Verdict {
@@ -51,7 +52,8 @@ pub(crate) async fn admit(
             tracing::debug!(%run, reason, "an answer waits for its run");
             Ok(None)
         }
-        Err(Refusal::NotStored(text)) => Err(Status::internal(text)),
+        // what exactly is for our own log: it may name files
+        Err(Refusal::NotStored(_)) => Err(Status::internal("the coordinator cannot read what it stores; send the answer again")),
         Err(refusal) => Ok(verdict(Some(refusal.to_string()))),
     }
 }
@@ -141,7 +143,7 @@ fn inspect(spec: &RunSpec, assignment: &Assignment, update: &UpdateRef, blobs: &
 fn fault(error: BlobError) -> Fault {
     let text = error.to_string();
     match error {
-        BlobError::Io(_) => Fault::Ours(text),
+        BlobError::Io { .. } | BlobError::Lost(_) => Fault::Ours(text),
         BlobError::Missing(_)
         | BlobError::Malformed { .. }
         | BlobError::Offset { .. }

@@ -87,15 +87,24 @@ pub enum BlobError {
         /// What is wrong.
         why: String,
     },
-    /// Reading or writing failed.
-    #[error("{0}")]
-    Io(String),
+    /// Our disk failed. The path is for our own log and operators, not for agents.
+    #[error("{doing} {}: {error}", path.display())]
+    Io {
+        /// What was tried, such as "cannot write".
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// A task of ours ended before its time.
+    #[error("a task of the coordinator failed: {0}")]
+    Lost(String),
 }
 
 impl BlobError {
-    pub(crate) fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let text = format!("{doing} {}", path.display());
-        move |error| Self::Io(format!("{text}: {error}"))
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { doing, path: path.to_owned(), error }
     }
 }
 
@@ -260,6 +269,6 @@ fn remove(path: &Path) {
 fn settle(file: &File, from: &Path, dir: &Path, digest: &Digest) -> Result<(), BlobError> {
     file.sync_all().map_err(BlobError::io("cannot fsync", from))?;
     let to = blob_path(dir, digest);
-    fs::rename(from, &to).map_err(BlobError::io("cannot rename to", &to))?;
+    fs::rename(from, &to).map_err(BlobError::io("cannot put in place", &to))?;
     crate::disk::sync_dir(dir).map_err(BlobError::io("cannot fsync", dir))
 }

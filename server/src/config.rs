@@ -1,9 +1,10 @@
-//! What a coordinator is told when it starts.
+//! What a coordinator is told when it starts. Errors name a setting as the flag of `tessera server` that sets it.
 
 use crate::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tessera_common::param::Limits;
 
 /// Settings of one coordinator process.
 #[derive(Debug, Clone)]
@@ -68,19 +69,48 @@ impl Config {
         let refuse = |ok: bool, why: String| if ok { Ok(()) } else { Err(Error::Config(why)) };
         refuse(self.tls.is_some() || self.listen.ip().is_loopback(), {
             let listen = self.listen;
-            format!("listen address {listen} is reachable from outside: give certificates (tls), or listen on 127.0.0.1")
+            format!(
+                "listen address {listen} is reachable from outside: give --tls-cert, --tls-key and --client-ca, or listen on \
+                 127.0.0.1 (--listen)"
+            )
         })?;
         if let AdminAddress::Loopback(address) = self.admin {
-            let why = format!("admin address {address} is reachable from outside: use a loopback address or a unix socket");
+            let why =
+                format!("admin address {address} is reachable from outside: use a loopback address or a unix socket (--admin)");
             refuse(address.ip().is_loopback(), why)?;
         }
         let heartbeat = self.heartbeat;
         refuse(
             (Duration::from_millis(50)..=Duration::from_secs(60)).contains(&heartbeat),
-            format!("heartbeat {heartbeat:?} is not within 50ms to 60s"),
+            format!("--heartbeat {heartbeat:?} is not within 50ms to 60s"),
         )?;
-        refuse(self.max_blob_bytes > 0, "max_blob_bytes is 0: no update could be taken".into())
+        let (bytes, most) = (self.max_blob_bytes, Limits::default().bytes);
+        refuse(bytes > 0, "--max-blob is 0: no update could be taken".into())?;
+        refuse(bytes <= most, format!("--max-blob is {bytes} bytes; agents take no model of more than {most} (16GiB)"))
     }
+}
+
+/// A duration with its unit, such as `500ms` or `1m 30s`.
+///
+/// # Errors
+/// What is wrong with the text, and what would be right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refuse = |why: String| format!("{text:?} is not a duration with its unit, such as \"500ms\" or \"2s\": {why}");
+    let duration: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| refuse(e.to_string()))?;
+    Duration::try_from(duration).map_err(|_| refuse("it is negative".into()))
+}
+
+/// A whole number of bytes with its unit, such as `4GiB`.
+///
+/// # Errors
+/// What is wrong with the text, and what would be right.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 5] = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let refuse = || format!("{text:?} is not a size such as \"512MiB\" or \"4GiB\"; the units are B, KiB, MiB, GiB and TiB");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?);
+    let (_, shift) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim())).ok_or_else(refuse)?;
+    let number: u64 = number.parse().map_err(|_| refuse())?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is more than a number of bytes can be"))
 }
 
 #[cfg(test)]
@@ -97,5 +127,39 @@ mod tests {
         assert!(config.check().is_ok());
         config.admin = AdminAddress::Loopback("10.0.0.1:1".parse().unwrap());
         assert!(config.check().unwrap_err().to_string().contains("admin address 10.0.0.1:1"));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_right_are_refused_by_flag() {
+        let beat = |ms| Config { heartbeat: Duration::from_millis(ms), ..Config::in_memory() }.check();
+        assert!(beat(50).is_ok() && beat(60_000).is_ok());
+        for ms in [0, 49, 60_001] {
+            let error = beat(ms).unwrap_err().to_string();
+            assert!(error.contains("--heartbeat") && error.contains("50ms to 60s"), "{error}");
+        }
+        let error = Config { max_blob_bytes: 0, ..Config::in_memory() }.check().unwrap_err().to_string();
+        assert!(error.contains("--max-blob"), "{error}");
+        let error = Config { max_blob_bytes: 1 << 35, ..Config::in_memory() }.check().unwrap_err().to_string();
+        assert!(error.contains("--max-blob") && error.contains("16GiB"), "{error}");
+    }
+
+    #[test]
+    fn durations_and_sizes_need_their_unit() {
+        for (text, expected) in [("500ms", 500), ("2s", 2_000), ("1m 30s", 90_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(expected)));
+        }
+        for text in ["", "500", "fast", "-2s", "2 parsecs"] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.contains(&format!("{text:?}")) && error.contains("500ms"), "{error}");
+        }
+        for (text, expected) in
+            [("0B", 0), ("17b", 17), ("3KiB", 3 << 10), ("512 MiB", 512 << 20), ("4gib", 4 << 30), ("1TiB", 1 << 40)]
+        {
+            assert_eq!(parse_size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GiB", "4", "-4GiB", "1.5GiB", "4GB", "4 G", "99999999999999999999B", "20000000TiB"] {
+            let error = parse_size(text).unwrap_err();
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
     }
 }

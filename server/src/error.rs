@@ -25,11 +25,13 @@ pub enum Error {
         error: std::io::Error,
     },
     /// Another process uses the data folder.
-    #[error("another coordinator uses the folder {}; stop it, or give this one another data_dir", .0.display())]
+    #[error("another coordinator uses the folder {}; stop it, or give this one another with --data-dir", .0.display())]
     Locked(PathBuf),
     /// An address cannot be listened at.
-    #[error("cannot listen at {at}: {error}")]
+    #[error("cannot listen at {at}: {error}; free it, or choose another one with {flag}")]
     Listen {
+        /// The flag that chooses it.
+        flag: &'static str,
         /// The address.
         at: String,
         /// What went wrong.
@@ -62,8 +64,8 @@ pub enum Error {
     /// The quick-access store fails.
     #[error("store: {0}")]
     Store(String),
-    /// Certificates cannot be used.
-    #[error("tls: {0}")]
+    /// Certificates cannot be used. The text names flag and file.
+    #[error("{0}")]
     Tls(String),
     /// The transport gave up.
     #[error("transport: {0}")]
@@ -129,13 +131,34 @@ impl From<Refusal> for Status {
 
 impl From<BlobError> for Status {
     fn from(error: BlobError) -> Self {
-        let text = error.to_string();
+        let text = match &error {
+            // whoever gets this has no business with our paths
+            BlobError::Io { doing, error, .. } => format!("the coordinator {doing} a blob: {error}"),
+            _ => error.to_string(),
+        };
         match error {
             BlobError::Missing(_) => Status::not_found(text),
             BlobError::Offset { .. } => Status::failed_precondition(text),
             BlobError::TooLarge { .. } | BlobError::Overflow { .. } => Status::resource_exhausted(text),
             BlobError::Mismatch { .. } | BlobError::Short { .. } | BlobError::Malformed { .. } => Status::invalid_argument(text),
-            BlobError::Io(_) => Status::internal(text),
+            BlobError::Io { .. } | BlobError::Lost(_) => Status::internal(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn agents_do_not_learn_where_our_files_are() {
+        let full = BlobError::io("cannot write", Path::new("/var/lib/tessera/blobs/x.1.up"))(Error::from(ErrorKind::StorageFull));
+        assert_eq!(full.to_string(), "cannot write /var/lib/tessera/blobs/x.1.up: no storage space");
+        let status = Status::from(full);
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::Internal, "the coordinator cannot write a blob: no storage space")
+        );
     }
 }

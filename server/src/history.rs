@@ -55,8 +55,23 @@ pub enum Happened {
         /// Why.
         reason: String,
     },
+    /// Somebody let the run go on.
+    Resumed,
     /// The run is over.
     Finished(Outcome),
+}
+
+/// An assignment that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedBadly {
+    /// Whose.
+    pub member: MemberName,
+    /// Which.
+    pub assignment: AssignmentId,
+    /// How.
+    pub how: BadEnd,
+    /// Why.
+    pub reason: String,
 }
 
 /// The history of one run. Positions count from 1 and never change: they follow from the journal.
@@ -95,8 +110,25 @@ impl History {
     pub fn last_evaluation(&self) -> Option<(Round, Metrics)> {
         lock(&self.entries).iter().rev().find_map(|entry| match entry {
             Happened::Evaluated { round, metrics, .. } => Some((*round, metrics.clone())),
-            Happened::Published { .. } | Happened::Ended { .. } | Happened::Paused { .. } | Happened::Finished(_) => None,
+            Happened::Published { .. }
+            | Happened::Ended { .. }
+            | Happened::Paused { .. }
+            | Happened::Resumed
+            | Happened::Finished(_) => None,
         })
+    }
+
+    /// The last assignments since the latest global that did not end well, oldest first, at most `most`.
+    pub fn bad_ends(&self, most: usize) -> Vec<EndedBadly> {
+        let entries = lock(&self.entries);
+        let since = entries.iter().rev().take_while(|entry| !matches!(entry, Happened::Published { .. }));
+        let bad = since.filter_map(|entry| {
+            let Happened::Ended { member, assignment, how, reason } = entry else { return None };
+            Some(EndedBadly { member: member.clone(), assignment: *assignment, how: *how, reason: reason.clone() })
+        });
+        let mut bad: Vec<EndedBadly> = bad.take(most).collect();
+        bad.reverse();
+        bad
     }
 
     /// Follows the history from behind position `after`.
@@ -151,5 +183,26 @@ mod tests {
         let mut waiting = open.watch(0);
         let (end, ()) = tokio::join!(waiting.next(), async { drop(open) });
         assert_eq!(end, None);
+    }
+
+    #[test]
+    fn bad_ends_are_those_since_the_latest_global() {
+        let ended = |n: u64| Happened::Ended {
+            member: format!("m{n}").parse().unwrap(),
+            assignment: AssignmentId(n),
+            how: BadEnd::Failed,
+            reason: format!("reason {n}"),
+        };
+        let published = Published { round: 1, digest: Digest::of(b"g"), members: Vec::new(), metrics: Metrics::default() };
+        let history = History::new((1..5).map(ended).collect());
+        history.push(Happened::Published { published, bytes_up: 0, bytes_down: 0 });
+        assert_eq!(history.bad_ends(10), []);
+        (5..20).for_each(|n| history.push(ended(n)));
+        history.push(Happened::Paused { reason: "x".into() });
+        let numbers = |most| history.bad_ends(most).iter().map(|e| e.assignment.0).collect::<Vec<_>>();
+        assert_eq!(numbers(10), (10..20).collect::<Vec<_>>());
+        assert_eq!(numbers(100), (5..20).collect::<Vec<_>>());
+        let last = history.bad_ends(1).remove(0);
+        assert_eq!((last.member.as_str(), last.how, last.reason.as_str()), ("m19", BadEnd::Failed, "reason 19"));
     }
 }

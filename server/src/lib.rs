@@ -24,6 +24,7 @@ mod clock;
 mod config;
 mod disk;
 mod error;
+mod faults;
 mod fold;
 mod history;
 pub mod journal;
@@ -39,12 +40,13 @@ mod tls;
 mod traffic;
 mod wire;
 
-pub use config::{AdminAddress, Config, TlsFiles};
+pub use config::{AdminAddress, Config, TlsFiles, parse_duration, parse_size};
 pub use error::{Error, Refusal};
-pub use history::{BadEnd, Happened, History, Watch};
+pub use history::{BadEnd, EndedBadly, Happened, History, Watch};
 pub use runtime::{Handle, MemberView, RunDetail, RunSummary};
 
 use blob::Blobs;
+use faults::Faults;
 use runtime::{Runtime, Shared};
 use serve::Pipe;
 use std::fs::{File, TryLockError};
@@ -100,7 +102,7 @@ impl Server {
                 (Some(lock), Blobs::in_dir(&dir.join("blobs"), config.max_blob_bytes)?)
             }
         };
-        let listen = |error| Error::Listen { at: config.listen.to_string(), error };
+        let listen = |error| Error::Listen { flag: "--listen", at: config.listen.to_string(), error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
         let admin = listen_for_operators(&config.admin).await?;
@@ -110,7 +112,15 @@ impl Server {
         let runtime = Runtime::open(config.data_dir.as_deref(), blobs.clone(), traffic.clone(), requests, lock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let scans = Semaphore::new(cores);
-        let shared = Shared { blobs, traffic, heartbeat: config.heartbeat, scans, writing: Default::default(), pipes: pipe };
+        let shared = Shared {
+            blobs,
+            traffic,
+            heartbeat: config.heartbeat,
+            scans,
+            writing: Default::default(),
+            faults: Faults::default(),
+            pipes: pipe,
+        };
         let handle = Handle { inbox, shared: Arc::new(shared) };
         Ok(Self { runtime, handle, listener, local, tls, admin, pipes })
     }
@@ -261,7 +271,7 @@ async fn listen_for_operators(admin: &AdminAddress) -> Result<AdminListener, Err
         #[cfg(not(unix))]
         AdminAddress::Socket(_) => Err(Error::Config("there are no unix sockets here: give a loopback admin address".into())),
         AdminAddress::Loopback(address) => {
-            let fault = |error| Error::Listen { at: address.to_string(), error };
+            let fault = |error| Error::Listen { flag: "--admin", at: address.to_string(), error };
             Ok(AdminListener::Loopback(TcpListener::bind(address).await.map_err(fault)?))
         }
     }

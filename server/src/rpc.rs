@@ -52,7 +52,7 @@ impl Federation for FederationService {
 
     async fn upload_status(&self, request: Request<UploadStatusRequest>) -> Result<Response<UploadStatusResponse>, Status> {
         let (blobs, digest) = (self.handle.blobs().clone(), digest(&request.into_inner().digest)?);
-        let status = blocking(move || blobs.status(&digest)).await?;
+        let status = blocking(&self.handle, move || blobs.status(&digest)).await?;
         Ok(Response::new(UploadStatusResponse { offset: status.offset, complete: status.complete }))
     }
 
@@ -66,7 +66,7 @@ impl Federation for FederationService {
             return Ok(done);
         }
         let UploadHeader { bytes, offset, .. } = header;
-        let mut upload = blocking(move || blobs.begin(digest, bytes, offset)).await?;
+        let mut upload = blocking(&self.handle, move || blobs.begin(digest, bytes, offset)).await?;
         let mut gathered = BytesMut::new();
         while let Some(part) = next_part(&mut parts).await? {
             let Part::Chunk(chunk) = part else {
@@ -79,7 +79,7 @@ impl Federation for FederationService {
         }
         let upload = self.append(upload, gathered.freeze()).await?;
         let _writing = Writing::start(&self.handle.shared.writing);
-        blocking(move || upload.finish()).await?;
+        blocking(&self.handle, move || upload.finish()).await?;
         Ok(Response::new(UploadResponse { bytes }))
     }
 
@@ -95,13 +95,13 @@ impl Federation for FederationService {
 impl FederationService {
     async fn already(&self, digest: Digest) -> Result<Option<Response<UploadResponse>>, Status> {
         let blobs = self.handle.blobs().clone();
-        let status = blocking(move || blobs.status(&digest)).await?;
+        let status = blocking(&self.handle, move || blobs.status(&digest)).await?;
         Ok(status.complete.then(|| Response::new(UploadResponse { bytes: status.offset })))
     }
 
     async fn append(&self, mut upload: Upload, bytes: Bytes) -> Result<Upload, Status> {
         let _writing = Writing::start(&self.handle.shared.writing);
-        blocking(move || upload.append(&bytes).map(|()| upload)).await
+        blocking(&self.handle, move || upload.append(&bytes).map(|()| upload)).await
     }
 }
 
@@ -132,12 +132,13 @@ async fn next_part(parts: &mut Streaming<UploadRequest>) -> Result<Option<Part>,
     }
 }
 
-/// Runs what waits for the disk on the blocking pool.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(Status::from),
-        Err(error) => Err(Status::internal(error.to_string())),
-    }
+/// Runs what waits for the disk on the blocking pool. The log hears of a disk that fails, the caller gets no path.
+async fn blocking<T: Send + 'static>(
+    handle: &Handle,
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, Status> {
+    let outcome = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())));
+    outcome.inspect_err(|error| handle.shared.faults.tell(error)).map_err(Status::from)
 }
 
 /// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection.
@@ -148,14 +149,15 @@ pub(crate) async fn send_blob(
     counter: Option<Arc<Counter>>,
 ) -> Result<Answers<DownloadResponse>, Status> {
     let blobs = handle.blobs().clone();
-    let raw = blocking(move || blobs.raw(&digest)).await?;
+    let raw = blocking(handle, move || blobs.raw(&digest)).await?;
     if offset > raw.len() {
         return Err(Status::out_of_range(format!("offset {offset} is behind the end of blob {}", digest.short())));
     }
     let (queue, chunks) = mpsc::channel(READ_AHEAD);
+    let handle = handle.clone();
     tokio::spawn(async move {
         // A reader that is gone ends this.
-        if let Err(status) = read_out(raw, offset, counter, &queue).await {
+        if let Err(status) = read_out(&handle, raw, offset, counter, &queue).await {
             let _ = queue.send(Err(status)).await;
         }
     });
@@ -163,6 +165,7 @@ pub(crate) async fn send_blob(
 }
 
 async fn read_out(
+    handle: &Handle,
     raw: Raw,
     offset: u64,
     counter: Option<Arc<Counter>>,
@@ -173,7 +176,7 @@ async fn read_out(
     let mut first = true;
     while first || at < total {
         let (from, source) = (at, raw.clone());
-        let mut block = blocking(move || source.chunk(from, WRITE_BYTES)).await?;
+        let mut block = blocking(handle, move || source.chunk(from, WRITE_BYTES)).await?;
         at += block.len() as u64;
         while first || !block.is_empty() {
             let chunk = block.split_to(block.len().min(CHUNK_BYTES));

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::disk::remove_dir;
 use crate::error::{Error, Refusal};
 use crate::fold::fold;
+use crate::history::Happened;
 use crate::store::{RunRecord, Store};
 use crate::sync::lock;
 use crate::traffic::Traffic;
@@ -318,7 +319,12 @@ impl Runtime {
         for effect in effects {
             let Some(run) = self.runs.get_mut(id) else { return };
             match effect {
-                Effect::Happened(happened) => run.history.push(happened),
+                Effect::Happened(happened) => {
+                    if happened == Happened::Resumed {
+                        tracing::info!(run = %id, "resumed");
+                    }
+                    run.history.push(happened);
+                }
                 Effect::Receipt(assignment, receipt) => self.store.put_receipt(id, assignment, &receipt),
                 Effect::Command(Command::Assign(assignment)) => {
                     let blobs = [assignment.global, assignment.statistics].into_iter().flatten();

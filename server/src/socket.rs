@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 /// # Errors
 /// If somebody listens there, or `path` is something else than a socket, or it cannot be made.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, Error> {
-    let fault = |error: io::Error| Error::Listen { at: path.display().to_string(), error };
+    let fault = |error: io::Error| Error::Listen { flag: "--admin", at: path.display().to_string(), error };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(fault(error)),

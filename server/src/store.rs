@@ -208,8 +208,8 @@ impl Store {
             Tables::Memory(tables) => drop(lock(tables).insert((table, key), bytes)),
             Tables::Sled { trees, .. } => {
                 // The journal has it already; the next start replays what is missing here.
-                if let Err(error) = trees[&table].insert(key, bytes) {
-                    tracing::error!(table = table.name(), %error, "the store takes no more records; journals go on");
+                if let Err(error) = guarded(|| trees[&table].insert(key, bytes)) {
+                    tracing::error!(table = table.name(), error, "the store takes no more records; journals go on");
                 }
             }
         }
@@ -218,10 +218,10 @@ impl Store {
     fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Option<T> {
         let bytes = match &self.tables {
             Tables::Memory(tables) => lock(tables).get(&(table, key.to_vec())).cloned(),
-            Tables::Sled { trees, .. } => match trees[&table].get(key) {
+            Tables::Sled { trees, .. } => match guarded(|| trees[&table].get(key)) {
                 Ok(bytes) => bytes.map(|b| b.to_vec()),
                 Err(error) => {
-                    tracing::error!(table = table.name(), %error, "a record cannot be read; it is made anew");
+                    tracing::error!(table = table.name(), error, "a record cannot be read; it is made anew");
                     None
                 }
             },
@@ -275,6 +275,12 @@ fn decode<T: DeserializeOwned>(table: Table, bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(json)
         .inspect_err(|error| tracing::warn!(table = table.name(), %error, "a record is not understood"))
         .ok()
+}
+
+/// Asks sled. A panic within it is an error like others: the store can be lost, the coordinator must not stop for it.
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    outcome.map_err(|_| "sled panicked".to_owned())?.map_err(|error| error.to_string())
 }
 
 /// Opens sled and reads every record once. Damage shows as an error, or as a panic within sled.

@@ -1,6 +1,6 @@
 //! From what the runtime says to what the wire says. Nothing past this file and the services knows protobuf.
 
-use crate::history::{BadEnd, Happened};
+use crate::history::{BadEnd, EndedBadly, Happened};
 use crate::runtime::{MemberView, RunDetail, RunSummary, ToAgent};
 use bytes::Bytes;
 use tessera_common::id::Digest;
@@ -57,16 +57,21 @@ pub(crate) fn happened(position: u64, happened: Happened) -> v1::WatchRunRespons
             Event::Evaluated(v1::RoundEvaluated { round, statistics: optional(statistics), metrics: wire_metrics(&metrics) })
         }
         Happened::Ended { member, assignment, how, reason } => {
-            let how = match how {
-                BadEnd::Refused => "refused".into(),
-                BadEnd::Failed => "failed".into(),
-            };
-            Event::Ended(v1::AssignmentEnded { member: member.into(), assignment: assignment.0, how, reason })
+            Event::Ended(ended_badly(EndedBadly { member, assignment, how, reason }))
         }
         Happened::Paused { reason } => Event::Paused(v1::RunPaused { reason }),
+        Happened::Resumed => Event::Resumed(v1::RunResumed {}),
         Happened::Finished(outcome) => Event::Finished(v1::RunFinished { outcome: outcome_text(outcome) }),
     };
     v1::WatchRunResponse { position, event: Some(event) }
+}
+
+fn ended_badly(end: EndedBadly) -> v1::AssignmentEnded {
+    let how = match end.how {
+        BadEnd::Refused => "refused".into(),
+        BadEnd::Failed => "failed".into(),
+    };
+    v1::AssignmentEnded { member: end.member.into(), assignment: end.assignment.0, how, reason: end.reason }
 }
 
 /// Counts of people's lists do not reach 2^32.
@@ -101,6 +106,7 @@ pub(crate) fn detail(d: RunDetail) -> v1::ShowRunResponse {
         evaluated_round,
         waiting: d.waiting.into_iter().map(String::from).collect(),
         tally: Some(d.tally.into()),
+        bad_ends: d.bad_ends.into_iter().map(ended_badly).collect(),
     }
 }
 

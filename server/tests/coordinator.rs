@@ -229,6 +229,94 @@ async fn stopping_tells_agents_and_watchers() {
     assert_eq!(within(waiting).await.unwrap(), None);
 }
 
+/// Reads until `wanted` says yes; what it said yes to.
+async fn until(watch: &mut tessera_server::Watch, wanted: impl Fn(&Happened) -> bool) -> Happened {
+    loop {
+        let (_, happened) = within(watch.next()).await.unwrap();
+        if wanted(&happened) {
+            return happened;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_paused_and_resumed_and_ends_as_an_undisturbed_one() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let server = Running::start(Config::in_dir(dir.path())).await;
+    let run = server.handle.submit(&spec(3), None).await.unwrap();
+    assert!(server.handle.resume(&run).await.unwrap_err().to_string().contains("is not paused"));
+    let mut watch = server.handle.watch(&run, 0).await.unwrap();
+    server.handle.pause(&run, "").await.unwrap();
+    assert!(server.handle.pause(&run, "again").await.unwrap_err().to_string().contains("paused already"));
+    let paused = |reason: &str| Happened::Paused { reason: reason.into() };
+    assert_eq!(until(&mut watch, |_| true).await, paused("an operator asked for it"));
+    let agent = Agent::of_four(good());
+    server.join(&agent).await;
+    while server.handle.members().await.unwrap().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let summary = server.handle.show(&run).await.unwrap().summary;
+    assert_eq!((summary.phase.as_str(), summary.reason.as_str()), ("paused", "an operator asked for it"));
+    assert_eq!((summary.answered, summary.awaited), (4, 0), "members that joined during the pause");
+    assert_eq!(agent.seen().assignments.len(), 0, "nobody is asked during a pause");
+
+    server.handle.resume(&run).await.unwrap();
+    assert_eq!(until(&mut watch, |_| true).await, Happened::Resumed);
+    until(&mut watch, |h| matches!(h, Happened::Published { published, .. } if published.round == 1)).await;
+    server.handle.pause(&run, "maintenance").await.unwrap();
+    assert_eq!(until(&mut watch, |h| matches!(h, Happened::Paused { .. })).await, paused("maintenance"));
+    server.stop().await;
+
+    // the pause survives a restart, and so does its end
+    let server = Running::start(Config::in_dir(dir.path())).await;
+    assert_eq!(server.handle.show(&run).await.unwrap().summary.reason, "maintenance");
+    server.join(&Agent::of_four(good())).await;
+    server.handle.resume(&run).await.unwrap();
+    let mut watch = server.handle.watch(&run, 0).await.unwrap();
+    let (mut history, mut resumed) = (Vec::new(), 0);
+    while let Some((_, happened)) = within(watch.next()).await {
+        resumed += usize::from(happened == Happened::Resumed);
+        history.push(happened);
+    }
+    assert_eq!(resumed, 2);
+    assert_eq!(*published(&history).last().unwrap(), undisturbed().await);
+    assert!(server.handle.pause(&run, "late").await.unwrap_err().to_string().contains("the run is over"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_waits_says_for_what_and_one_that_paused_says_why() {
+    let server = Running::start(Config::in_memory()).await;
+    let spec = spec(3).replace("every = 2", "every = 2\n members = 4");
+    let run = server.handle.submit(&spec, None).await.unwrap();
+    let summary = async || server.handle.show(&run).await.unwrap().summary;
+    let first = summary().await;
+    assert_eq!((first.phase.as_str(), first.answered, first.awaited), ("waiting", 0, 4));
+    let mut three = Agent::of_four(good()).members;
+    let last = three.pop().unwrap();
+    three.push(tessera_proto::v1::Member { trains: false, ..member("e", &["left"]) });
+    // every fit but that of a fails, for good
+    let failing: Script = Arc::new(|a| if a.work == Work::Fit && a.member.as_str() != "a" { Act::Fail } else { Act::Good });
+    server.join(&Agent::new("three", three, failing.clone())).await;
+    while server.handle.members().await.unwrap().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let then = summary().await;
+    assert_eq!((then.phase.as_str(), then.answered, then.awaited), ("waiting", 3, 1));
+    assert_eq!(then.reason, "3 of 4 members with training data have joined");
+
+    let mut watch = server.handle.watch(&run, 0).await.unwrap();
+    server.join(&Agent::new("last", vec![last], failing)).await;
+    until(&mut watch, |h| matches!(h, Happened::Paused { .. })).await;
+    let detail = server.handle.show(&run).await.unwrap();
+    assert_eq!(detail.summary.phase, "paused");
+    let mut ends: Vec<_> = detail.bad_ends.iter().map(|e| (e.member.to_string(), e.how, e.reason.as_str())).collect();
+    ends.sort_by(|a, b| a.0.cmp(&b.0));
+    let failed = |m: &str| (m.to_owned(), BadEnd::Failed, "out of memory");
+    assert_eq!(ends, [failed("b"), failed("c"), failed("d")]);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn operators_use_a_socket_that_is_theirs_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -266,6 +354,22 @@ async fn operators_use_a_socket_that_is_theirs_alone() {
     assert_eq!(Digest::of(&bytes).as_bytes()[..], runs[0].global[..]);
     let members = client.list_members(v1::ListMembersRequest {}).await.unwrap().into_inner().members;
     assert!(members.len() == 4 && members.iter().all(|m| m.online && m.agent == "four"));
+    let ended = client.pause_run(v1::PauseRunRequest { run: "over-socket".into(), reason: "x".into() }).await.unwrap_err();
+    assert_eq!((ended.code(), ended.message()), (tonic::Code::FailedPrecondition, "the run is over"));
+    client
+        .submit_run(v1::SubmitRunRequest { spec_toml: spec(2).replace("members = 4", "members = 9"), run: "p".into() })
+        .await
+        .unwrap();
+    client.pause_run(v1::PauseRunRequest { run: "p".into(), reason: "new disks".into() }).await.unwrap();
+    let shown = client.show_run(v1::ShowRunRequest { run: "p".into() }).await.unwrap().into_inner().summary.unwrap();
+    assert_eq!((shown.phase.as_str(), shown.reason.as_str(), shown.answered, shown.awaited), ("paused", "new disks", 4, 5));
+    client.resume_run(v1::ResumeRunRequest { run: "p".into() }).await.unwrap();
+    client.stop_run(v1::StopRunRequest { run: "p".into() }).await.unwrap();
+    let watch = v1::WatchRunRequest { run: "p".into(), after: 0 };
+    let events: Vec<_> = within(client.watch_run(watch).await.unwrap().into_inner().collect::<Vec<_>>()).await;
+    let events: Vec<_> = events.into_iter().map(|e| e.unwrap().event.unwrap()).collect();
+    use v1::watch_run_response::Event;
+    assert!(matches!(events.as_slice(), [Event::Paused(_), Event::Resumed(_), Event::Finished(_)]), "{events:?}");
     let missing = client.stop_run(v1::StopRunRequest { run: "nobody".into() }).await.unwrap_err();
     assert_eq!(missing.code(), tonic::Code::NotFound);
     let bad = client.show_run(v1::ShowRunRequest { run: "../x".into() }).await.unwrap_err();

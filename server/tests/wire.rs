@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Act, Agent, Running, dial, download, good, member, published, spec, upload, within};
+use support::{Act, Agent, Log, Running, dial, download, good, member, published, spec, upload, within};
 use tempfile::TempDir;
 use tessera_common::id::Digest;
 use tessera_common::param::{ParamSet, Tensor};
@@ -19,6 +19,59 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_with_its_flag() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = taken.local_addr().unwrap();
+    let admin = tessera_server::AdminAddress::Loopback(at);
+    for (config, flag) in
+        [(Config { listen: at, ..Config::in_memory() }, "--listen"), (Config { admin, ..Config::in_memory() }, "--admin")]
+    {
+        let error = tessera_server::Server::bind(config).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("cannot listen at {at}")) && error.contains(flag), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_in_our_log_once_and_agents_see_no_path() {
+    let log = Log::default();
+    let _guard = log.start();
+    let dir = TempDir::new().unwrap();
+    let server = Running::start(Config::in_dir(dir.path())).await;
+    let channel = dial(&server.handle).await;
+    std::fs::remove_dir_all(dir.path().join("blobs")).unwrap();
+    for i in 0..5u8 {
+        let status = upload(&channel, Digest::of(&[i]), 1, 0, &[i]).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().starts_with("the coordinator cannot create a blob: No such file"), "{}", status.message());
+        assert!(!status.message().contains(dir.path().to_str().unwrap()), "{}", status.message());
+    }
+    server.stop().await;
+    let warnings = log.lines("cannot create a blob");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("WARN") && warnings[0].contains(dir.path().to_str().unwrap()), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn two_agents_that_serve_one_member_are_named_in_the_log() {
+    let log = Log::default();
+    let _guard = log.start();
+    let server = Running::start(Config::in_memory()).await;
+    for agent in ["north", "north", "copy-of-north"] {
+        let agent = Agent::new(agent, vec![member("a", &["left"])], good());
+        let talk = server.join(&agent).await;
+        while agent.seen().heartbeats == 0 && !talk.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+    server.stop().await;
+    let warnings = log.lines("two agents serve one member");
+    assert_eq!(warnings.len(), 1, "an agent that connects anew is no rival: {warnings:?}");
+    for expected in ["WARN", "member=a", "agent=copy-of-north", "other=north"] {
+        assert!(warnings[0].contains(expected), "{expected}: {warnings:?}");
+    }
+}
 
 /// A control stream by hand.
 struct Stream {
@@ -386,15 +439,18 @@ async fn certificates_that_cannot_be_used_are_named() {
     let pki = pki();
     let file = |name: &str| pki.dir.path().join(name);
     std::fs::write(file("empty.pem"), "").unwrap();
+    std::fs::write(file("other.key"), &pki.client.1).unwrap();
     let good = TlsFiles { cert: file("cert.pem"), key: file("key.pem"), client_ca: file("ca.pem") };
     for (tls, expected) in [
-        (TlsFiles { cert: file("missing.pem"), ..good.clone() }, "missing.pem"),
-        (TlsFiles { cert: file("empty.pem"), ..good.clone() }, "empty.pem: no certificate in it"),
-        (TlsFiles { key: file("cert.pem"), ..good.clone() }, "cert.pem"),
-        (TlsFiles { client_ca: file("empty.pem"), ..good.clone() }, "empty.pem"),
+        (TlsFiles { cert: file("missing.pem"), ..good.clone() }, ["--tls-cert", "missing.pem: "]),
+        (TlsFiles { cert: file("empty.pem"), ..good.clone() }, ["--tls-cert", "empty.pem: no certificate in it"]),
+        (TlsFiles { key: file("cert.pem"), ..good.clone() }, ["--tls-key", "cert.pem: "]),
+        (TlsFiles { key: file("other.key"), ..good.clone() }, ["cert.pem: does not go with --tls-key", "other.key: "]),
+        (TlsFiles { client_ca: file("empty.pem"), ..good.clone() }, ["--client-ca", "empty.pem: no certificate in it"]),
     ] {
         let error = tessera_server::Server::bind(Config { tls: Some(tls), ..Config::in_memory() }).await.unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
+        assert!(matches!(error, tessera_server::Error::Tls(_)), "{error:?}");
+        assert!(expected.iter().all(|e| error.to_string().contains(e)), "{error}");
     }
     let open = Config { listen: "0.0.0.0:0".parse().unwrap(), ..Config::in_memory() };
     assert!(tessera_server::Server::bind(open).await.unwrap_err().to_string().contains("reachable from outside"));

@@ -186,8 +186,7 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
 
 /// Accuracy in percent per method and subset: the method's own answer, and for comparison all others.
 fn accuracy_table(outcome: &Outcome) -> Table {
-    let subsets: Vec<Subsets> =
-        outcome.methods.iter().filter_map(|m| m.last()).flat_map(|e| e.tested().into_values()).collect();
+    let subsets: Vec<Subsets> = outcome.methods.iter().filter_map(|m| m.last()).flat_map(|e| e.tested().into_values()).collect();
     let columns = ordered(subsets.iter().flat_map(Subsets::keys));
     let mut table = Table::new(["method", "answer"].into_iter().chain(columns.iter().map(|c| c.as_str())));
     for method in &outcome.methods {

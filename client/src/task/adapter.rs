@@ -2,9 +2,10 @@
 
 use super::batch::Batch;
 use super::evaluate::{self, Answers, Frozen, LibraryAnswers};
-use super::fed_model::{Block, FedModel, TrainedBy};
+use super::fed_model::{Block, FedModel, Scope, TrainedBy};
 use super::fill::Filler;
 use super::objective::Contrast;
+use super::private::{Private, State};
 use super::subset::{Subset, subsets};
 use super::view::View;
 use super::{FitContext, FitOutcome, MemberData, Task, TaskError};
@@ -12,10 +13,12 @@ use crate::data::Samples;
 use crate::glue;
 use crate::prototype::Prototypes;
 use crate::train;
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::Device;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use tessera_common::id::is_valid_name;
+use std::sync::atomic::Ordering;
+use tessera_common::id::{MemberName, is_valid_name};
 use tessera_common::metric::{MAX_METRIC_NAME, Metrics};
 use tessera_common::param::{ParamSet, Tensor as Stored, block_of};
 use tessera_common::prototype::{Library, ProtoSums};
@@ -38,29 +41,56 @@ pub(crate) struct Adapter<M: FedModel> {
     device: Device,
     blocks: Vec<Block>,
     block_names: Vec<String>,
+    private_blocks: BTreeSet<String>,
+    /// Parameters of the private blocks in the module.
+    private_ids: BTreeSet<ParamId>,
+    /// Their values, by member.
+    private: Private,
     widths: Vec<usize>,
     subsets: Vec<Subset>,
 }
 
+fn is_in(blocks: &BTreeSet<String>, name: &str) -> bool {
+    block_of(name).is_some_and(|block| blocks.contains(block))
+}
+
+/// The tensors whose name is `wanted`.
+fn only(set: &ParamSet, wanted: impl Fn(&str) -> bool) -> ParamSet {
+    let mut out = ParamSet::new();
+    set.iter().filter(|(name, _)| wanted(name)).for_each(|(name, tensor)| out.insert(name, tensor.clone()));
+    out
+}
+
 impl<M: FedModel> Adapter<M> {
-    /// For one run.
+    /// For one run, with a place for what members keep.
     ///
     /// # Errors
-    /// If the spec asks for what the model cannot do.
-    pub(crate) fn new(spec: &RunSpec, device: &Device) -> Result<Self, TaskError> {
+    /// If the spec asks for what the model cannot do, or the place holds the state of another run.
+    pub(crate) fn new(spec: &RunSpec, state: &State, device: &Device) -> Result<Self, TaskError> {
         let model = M::new(spec)?;
         let device = device.clone().without_autodiff();
         let seed = spec.seed;
         let template = model.init(&|path| rng::stream(seed, &format!("init {path}"), "", 0), &device);
         let (blocks, subsets) = (model.blocks(), subsets(&spec.modalities()));
-        check_names(&blocks, &subsets)?;
+        check_blocks(&blocks, &subsets)?;
         if spec.missing.fill == Fill::Token && model.token(&template, 0).is_none() {
             return Err(SpecError::invalid("missing.fill", format!("{} has no tokens; use \"zero\"", spec.task.kind)).into());
         }
+        let block_names: Vec<String> = blocks.iter().map(|b| b.name.clone()).collect();
+        let private = blocks.iter().filter(|b| b.scope == Scope::Private);
+        let private_blocks: BTreeSet<String> = private.map(|b| b.name.clone()).collect();
+        let is_private = |name: &str| is_in(&private_blocks, name);
+        let initial = match private_blocks.is_empty() {
+            true => ParamSet::new(),
+            false => only(&glue::collect(&template, &block_names)?, is_private),
+        };
         Ok(Self {
             strategy: strategy::create(spec)?,
             widths: (0..spec.task.modalities.len()).map(|m| model.width(m)).collect(),
-            block_names: blocks.iter().map(|b| b.name.clone()).collect(),
+            private_ids: glue::ids(&template, &block_names, is_private)?,
+            private: Private::open(initial, spec, state)?,
+            private_blocks,
+            block_names,
             spec: spec.clone(),
             model,
             template,
@@ -74,9 +104,27 @@ impl<M: FedModel> Adapter<M> {
         self.spec.task.classes
     }
 
-    /// The module of a global, on the plain device and frozen.
-    fn frozen(&self, global: &ParamSet) -> Result<Frozen<'_, M>, TaskError> {
-        let module = glue::apply(self.template.clone(), &self.block_names, global, &self.device)?.valid();
+    /// The module of a global and of a member's own values of the private blocks.
+    fn module(&self, global: &ParamSet, own: &ParamSet) -> Result<M::Module, TaskError> {
+        let leaked = global.section("param/").find(|(name, _)| is_in(&self.private_blocks, name));
+        if let Some((name, _)) = leaked {
+            let block = block_of(name).unwrap_or_default();
+            return Err(TaskError::Global(format!(
+                "it holds {name:?}, but block {block:?} is private: it never leaves a member"
+            )));
+        }
+        let mut all = Cow::Borrowed(global);
+        if !own.is_empty() {
+            let mut joined = only(global, |name| name.starts_with("param/"));
+            joined.extend(own.clone());
+            all = Cow::Owned(joined);
+        }
+        Ok(glue::apply(self.template.clone(), &self.block_names, &all, &self.device)?)
+    }
+
+    /// The module as the member answers with it, on the plain device and frozen.
+    fn frozen(&self, global: &ParamSet, member: &MemberName) -> Result<Frozen<'_, M>, TaskError> {
+        let module = self.module(global, &*self.private.latest(member)?)?.valid();
         Ok(Frozen { model: &self.model, module, device: &self.device })
     }
 
@@ -118,11 +166,13 @@ impl<M: FedModel> Adapter<M> {
         let contrast = Contrast::new(&self.spec.prototypes, &prototypes, self.widths.len(), &device);
         let member = cx.data.name.as_str();
         let mut filler = Filler::training(&self.spec, &prototypes, &self.widths, member, cx.round);
-        let start = glue::apply(self.template.clone(), &self.block_names, cx.global, &self.device)?.train();
+        let own = self.private.before(&cx.data.name, cx.round)?;
+        let start = self.module(cx.global, &own)?.train();
         let settings = train::Settings {
             spec: &self.spec.train,
             lr: train::learning_rate(&self.spec.train, cx.round, self.spec.rounds),
             proximal: mu,
+            free: &self.private_ids,
             cancel: cx.cancel,
         };
         train::run(start, &settings, epochs, |module, rows| {
@@ -172,14 +222,15 @@ impl<M: FedModel> Adapter<M> {
         set
     }
 
-    /// How many of `rows` train each block.
+    /// How many of `rows` train each shared block.
     fn weights(&self, view: &View<'_>, rows: &[usize]) -> BTreeMap<String, u32> {
         let count = |by: TrainedBy| match by {
             TrainedBy::All => rows.len(),
             TrainedBy::Having(m) => rows.iter().filter(|&&i| view.has(i, m)).count(),
             TrainedBy::Lacking(m) => rows.iter().filter(|&&i| !view.has(i, m)).count(),
         };
-        self.blocks.iter().map(|b| (b.name.clone(), count(b.trained_by) as u32)).collect()
+        let shared = self.blocks.iter().filter(|b| b.scope == Scope::Shared);
+        shared.map(|b| (b.name.clone(), count(b.trained_by) as u32)).collect()
     }
 
     fn answers<'a>(
@@ -217,9 +268,13 @@ impl<M: FedModel> Adapter<M> {
     }
 }
 
-/// Checks what names of blocks and metrics become of the spec's modalities.
-fn check_names(blocks: &[Block], subsets: &[Subset]) -> Result<(), SpecError> {
+/// Checks that something is shared, and what names of blocks and metrics become of the spec's modalities.
+fn check_blocks(blocks: &[Block], subsets: &[Subset]) -> Result<(), SpecError> {
     let fault = |why: String| Err(SpecError::invalid("task.modalities", why));
+    if blocks.iter().all(|b| b.scope == Scope::Private) {
+        let why = "every block is private, so nothing would be learned together; leave one out";
+        return Err(SpecError::invalid("model.private", why));
+    }
     let mut names = BTreeSet::new();
     for block in blocks {
         if !is_valid_name(&block.name) || !names.insert(&block.name) {
@@ -242,7 +297,8 @@ fn check_names(blocks: &[Block], subsets: &[Subset]) -> Result<(), SpecError> {
 
 impl<M: FedModel> Task for Adapter<M> {
     fn initialise(&mut self) -> Result<ParamSet, TaskError> {
-        let mut set = glue::collect(&self.template, &self.block_names)?;
+        let all = glue::collect(&self.template, &self.block_names)?;
+        let mut set = only(&all, |name| !is_in(&self.private_blocks, name));
         let widths = self.spec.modalities().into_iter().zip(self.widths.iter().copied());
         for (name, width) in widths.chain([(FUSED, self.model.fused_width())]) {
             set.insert(format!("width/{name}"), Stored::f32(&[width, 0], &[]));
@@ -266,7 +322,7 @@ impl<M: FedModel> Task for Adapter<M> {
 
     fn survey_features(&mut self, data: &MemberData, global: &ParamSet) -> Result<ParamSet, TaskError> {
         let view = View::new(&self.spec, &data.name, &data.train, global)?;
-        let frozen = self.frozen(global)?;
+        let frozen = self.frozen(global, &data.name)?;
         let mut set = ParamSet::new();
         for (m, name) in self.spec.modalities().into_iter().enumerate() {
             let rows = view.having(m);
@@ -287,31 +343,38 @@ impl<M: FedModel> Task for Adapter<M> {
         let plan = self.strategy.plan(&self.spec, cx.round);
         let view = View::new(&self.spec, &cx.data.name, &cx.data.train, cx.global)?;
         let rows = self.used(cx.data, &view)?;
-        let (seed, epochs) = (self.spec.seed, self.spec.train.epochs);
-        let orders = train::shuffled_epochs(seed, cx.data.name.as_str(), cx.round, &rows, epochs);
-        let (module, metrics) = self.train(cx, &view, orders, plan.proximal)?;
-        let module = module.valid();
         let mut weights = self.weights(&view, &rows);
         if plan.blockwise {
             weights.retain(|_, weight| *weight > 0);
         }
-        let sent = |name: &str| block_of(name).is_some_and(|block| weights.contains_key(block));
-        let mut update = ParamSet::new();
-        for (name, tensor) in glue::collect(&module, &self.block_names)?.iter().filter(|(name, _)| sent(name)) {
-            update.insert(name, tensor.clone());
+        if weights.is_empty() {
+            let why = format!("none of its {} trains a shared block", rows.len());
+            return Err(TaskError::NoSamples { member: cx.data.name.clone(), why });
         }
+        let (seed, epochs) = (self.spec.seed, self.spec.train.epochs);
+        let orders = train::shuffled_epochs(seed, cx.data.name.as_str(), cx.round, &rows, epochs);
+        let (module, metrics) = self.train(cx, &view, orders, plan.proximal)?;
+        let module = module.valid();
+        let trained = glue::collect(&module, &self.block_names)?;
+        let own = only(&trained, |name| is_in(&self.private_blocks, name));
+        let mut update = only(&trained, |name| block_of(name).is_some_and(|block| weights.contains_key(block)));
         if plan.prototypes {
             let frozen = Frozen { model: &self.model, module, device: &self.device };
             update.extend(self.prototype_sums(&frozen, &view));
         }
-        match glue::non_finite(&update) {
-            Some(why) => Err(TaskError::NotFinite(why)),
-            None => Ok(FitOutcome { update, examples: rows.len() as u32, weights, metrics }),
+        if let Some(why) = glue::non_finite(&update).or_else(|| glue::non_finite(&own)) {
+            return Err(TaskError::NotFinite(why));
         }
+        // Work that is no longer wanted leaves no trace.
+        if cx.cancel.load(Ordering::Relaxed) {
+            return Err(TaskError::Cancelled);
+        }
+        self.private.keep(&cx.data.name, cx.round, own)?;
+        Ok(FitOutcome { update, examples: rows.len() as u32, weights, metrics })
     }
 
     fn evaluate(&mut self, data: &MemberData, global: &ParamSet, statistics: Option<&ParamSet>) -> Result<Metrics, TaskError> {
-        let frozen = self.frozen(global)?;
+        let frozen = self.frozen(global, &data.name)?;
         let uploaded = self.library_of(global)?;
         let statistics = statistics.map(|set| self.statistics(set)).transpose()?;
         let (rho, min_total) = (self.spec.prototypes.rho, self.spec.prototypes.min_total);

@@ -18,19 +18,55 @@ pub enum TrainedBy {
     Lacking(usize),
 }
 
-/// A named group of parameters that is sent and averaged together.
+/// Whose a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// The federation's: sent, averaged, and part of every global.
+    #[default]
+    Shared,
+    /// Each member's own: starts like everybody's, is trained with the rest, never leaves the member, and is kept there
+    /// from round to round.
+    Private,
+}
+
+/// A named group of parameters that is sent and averaged together, or stays at the member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Start of the paths of its parameters in the module, such as `encoder.left`.
     pub name: String,
     /// Which samples train it.
     pub trained_by: TrainedBy,
+    /// Whose it is.
+    pub scope: Scope,
 }
 
 impl Block {
-    /// A block of this name.
+    /// A shared block of this name.
     pub fn new(name: impl Into<String>, trained_by: TrainedBy) -> Self {
-        Self { name: name.into(), trained_by }
+        Self { name: name.into(), trained_by, scope: Scope::Shared }
+    }
+
+    /// The block as a private one.
+    #[must_use]
+    pub fn private(self) -> Self {
+        Self { scope: Scope::Private, ..self }
+    }
+
+    /// `blocks` with those that `names` lists made private; `key` is where the list stands in the run spec.
+    ///
+    /// # Errors
+    /// If a name is not one of a block (the text names the nearest), or is there twice.
+    pub fn make_private(blocks: Vec<Self>, key: &str, names: &[String]) -> Result<Vec<Self>, SpecError> {
+        for (i, name) in names.iter().enumerate() {
+            if !blocks.iter().any(|b| b.name == *name) {
+                let valid: Vec<&str> = blocks.iter().map(|b| b.name.as_str()).collect();
+                return Err(SpecError::unknown_name(key, name, &valid));
+            }
+            if names[..i].contains(name) {
+                return Err(SpecError::invalid(key, format!("{name:?} is there twice")));
+            }
+        }
+        Ok(blocks.into_iter().map(|b| if names.contains(&b.name) { b.private() } else { b }).collect())
     }
 }
 
@@ -48,7 +84,7 @@ pub trait FedModel: Sized + Send + 'static {
     /// If a key is unknown or a value cannot be right.
     fn new(spec: &RunSpec) -> Result<Self, SpecError>;
 
-    /// The blocks that make up the module.
+    /// The blocks that make up the module. At least one must be shared.
     fn blocks(&self) -> Vec<Block>;
 
     /// The module at the start of a run, on `device`. `draws` gives a stream of its own for each name, such as a path.

@@ -11,6 +11,7 @@ use tessera_common::spec::set_key;
 mod answers;
 mod fit;
 mod parity;
+mod private;
 
 /// A spec for a task of this kind, with overrides.
 fn spec(kind: &str, sets: &[&str]) -> RunSpec {
@@ -128,7 +129,9 @@ fn run_rounds(task: &mut dyn Task, data: &MemberData, rounds: Round) -> (FitOutc
 #[test]
 fn every_task_has_a_stable_manifest() {
     for def in TASKS {
-        let make = |sets: &[&str]| (def.create)(&spec(def.name, sets), &Device::flex()).unwrap().initialise().unwrap();
+        let make = |sets: &[&str]| {
+            (def.create)(&spec(def.name, sets), &State::default(), &Device::flex()).unwrap().initialise().unwrap()
+        };
         let one = make(&[]);
         assert_eq!(one.to_bytes(), make(&[]).to_bytes(), "{}", def.name);
         let other = make(&["seed=4"]);

@@ -81,7 +81,7 @@ fn a_block_that_nobody_trained_stays() {
 #[test]
 fn a_member_without_a_modality_neither_shifts_nor_erases_its_prototypes() {
     let with = update("m1", [1.0, 0.0], 4, 4, 0);
-    let alone = fold("{ kind = \"pmcm\" }", &base(), &[with.clone()]).unwrap();
+    let alone = fold("{ kind = \"pmcm\" }", &base(), std::slice::from_ref(&with)).unwrap();
     let joined = fold("{ kind = \"pmcm\" }", &base(), &[with, update("m2", [9.0, 9.0], 50, 0, 50)]).unwrap();
     for part in ["mean", "count", "contributors", "round"] {
         let name = format!("proto/a/{part}");

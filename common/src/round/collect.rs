@@ -47,7 +47,16 @@ pub struct Collect {
 
 impl Collect {
     pub(super) fn new(work: Work, quorum: usize, most: usize, deadline: Millis) -> Self {
-        Self { work, quorum, most, deadline, open: BTreeMap::new(), accepted: BTreeMap::new(), asked: BTreeSet::new(), last_fault: None }
+        Self {
+            work,
+            quorum,
+            most,
+            deadline,
+            open: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            last_fault: None,
+        }
     }
 
     pub(super) fn add(&mut self, assignment: Assignment, attempt: u32) {

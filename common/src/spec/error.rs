@@ -11,7 +11,7 @@ pub enum SpecError {
     UnknownKey {
         /// The key as written.
         key: String,
-        /// " in [section]", or empty.
+        /// " in \[section\]", or empty.
         section: String,
         /// " at line N", or empty.
         position: String,

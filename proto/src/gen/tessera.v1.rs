@@ -268,7 +268,7 @@ pub struct RunSummary {
     pub round: u32,
     #[prost(uint32, tag = "6")]
     pub rounds: u32,
-    /// Why it waits, if it is paused.
+    /// Why it waits, if it is waiting for members, paused or broken.
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "8")]
@@ -279,6 +279,8 @@ pub struct RunSummary {
     pub bytes_up: u64,
     #[prost(uint64, tag = "11")]
     pub bytes_down: u64,
+    /// Answers of the phase that are in and that are awaited. While the run waits for members: members with training data
+    /// that have joined, and how many more must.
     #[prost(uint32, tag = "12")]
     pub answered: u32,
     #[prost(uint32, tag = "13")]
@@ -308,6 +310,9 @@ pub struct ShowRunResponse {
     pub waiting: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "6")]
     pub tally: ::core::option::Option<Tally>,
+    /// Of a paused run: the last assignments since the latest global that did not end well, oldest first, at most 10.
+    #[prost(message, repeated, tag = "7")]
+    pub bad_ends: ::prost::alloc::vec::Vec<AssignmentEnded>,
 }
 /// How assignments ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -331,6 +336,23 @@ pub struct StopRunRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRunResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRunRequest {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// For people; may be empty.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRunResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRunRequest {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRunResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRunRequest {
     #[prost(string, tag = "1")]
     pub run: ::prost::alloc::string::String,
@@ -343,7 +365,7 @@ pub struct WatchRunResponse {
     /// Position in the run's history.
     #[prost(uint64, tag = "1")]
     pub position: u64,
-    #[prost(oneof = "watch_run_response::Event", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "watch_run_response::Event", tags = "2, 3, 4, 5, 6, 7")]
     pub event: ::core::option::Option<watch_run_response::Event>,
 }
 /// Nested message and enum types in `WatchRunResponse`.
@@ -360,6 +382,8 @@ pub mod watch_run_response {
         Paused(super::RunPaused),
         #[prost(message, tag = "6")]
         Finished(super::RunFinished),
+        #[prost(message, tag = "7")]
+        Resumed(super::RunResumed),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -410,6 +434,9 @@ pub struct RunPaused {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
+/// The run goes on after a pause.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunResumed {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunFinished {
     #[prost(string, tag = "1")]
@@ -1171,6 +1198,55 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("tessera.v1.Admin", "StopRun"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives no new work until the run is resumed; answers that come in the meantime count.
+        pub async fn pause_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PauseRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tessera.v1.Admin/PauseRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tessera.v1.Admin", "PauseRun"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Goes on with a paused run, whoever or whatever paused it.
+        pub async fn resume_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumeRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tessera.v1.Admin/ResumeRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tessera.v1.Admin", "ResumeRun"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What happened in a run so far and what happens from now on, until it is over.
         pub async fn watch_run(
             &mut self,
@@ -1281,6 +1357,22 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::StopRunRequest>,
         ) -> std::result::Result<tonic::Response<super::StopRunResponse>, tonic::Status>;
+        /// Gives no new work until the run is resumed; answers that come in the meantime count.
+        async fn pause_run(
+            &self,
+            request: tonic::Request<super::PauseRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PauseRunResponse>,
+            tonic::Status,
+        >;
+        /// Goes on with a paused run, whoever or whatever paused it.
+        async fn resume_run(
+            &self,
+            request: tonic::Request<super::ResumeRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumeRunResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the WatchRun method.
         type WatchRunStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::WatchRunResponse, tonic::Status>,
@@ -1545,6 +1637,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StopRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tessera.v1.Admin/PauseRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseRunSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::PauseRunRequest>
+                    for PauseRunSvc<T> {
+                        type Response = super::PauseRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::pause_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tessera.v1.Admin/ResumeRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeRunSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ResumeRunRequest>
+                    for ResumeRunSvc<T> {
+                        type Response = super::ResumeRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::resume_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeRunSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

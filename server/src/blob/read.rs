@@ -5,7 +5,7 @@ use crate::disk::read_at;
 use crate::sync::lock;
 use bytes::Bytes;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use tessera_common::id::Digest;
@@ -50,7 +50,7 @@ impl Raw {
     /// # Errors
     /// If they are not there or cannot be read.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BlobError> {
-        let fault = |error: std::io::Error| BlobError::Io(format!("cannot read blob {}: {error}", self.digest.short()));
+        let fault = |error: std::io::Error| BlobError::io("cannot read", Path::new(&self.digest.to_string()))(error);
         match &self.data {
             Data::Memory(bytes) => {
                 let end = (offset as usize).checked_add(out.len());

@@ -5,6 +5,7 @@ use super::sessions::{Hello, Line, SessionId};
 use super::view::{MemberView, RunDetail, RunSummary};
 use crate::blob::{BlobError, Blobs};
 use crate::error::Refusal;
+use crate::faults::Faults;
 use crate::history::Watch;
 use crate::serve::Pipe;
 use crate::traffic::Traffic;
@@ -15,9 +16,13 @@ use std::time::Duration;
 use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
 use tessera_common::round::{Assignment, Event};
 use tessera_common::spec::RunSpec;
+use tessera_proto::convert::shorten;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::Status;
+
+/// Reason of a pause for which none is given.
+const ASKED: &str = "an operator asked for it";
 
 /// Where an assignment stands when an answer to it comes.
 #[derive(Debug, Clone)]
@@ -38,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) scans: Semaphore,
     /// Uploads that wait for our disk.
     pub(crate) writing: AtomicUsize,
+    /// What the log was told of our disk.
+    pub(crate) faults: Faults,
     pub(crate) pipes: mpsc::Sender<Pipe>,
 }
 
@@ -90,6 +97,24 @@ impl Handle {
         self.happened(run, Event::StopAsked).await
     }
 
+    /// Pauses a run: nobody is given new work until [`Self::resume`]. Answers that come in the meantime count. `reason` is
+    /// for people; a long one is shortened, an empty one replaced.
+    ///
+    /// # Errors
+    /// If there is no such run, or it is paused already or over.
+    pub async fn pause(&self, run: &RunId, reason: &str) -> Result<(), Refusal> {
+        let reason = if reason.trim().is_empty() { ASKED } else { reason };
+        self.happened(run, Event::PauseAsked { reason: shorten(reason.to_owned()) }).await
+    }
+
+    /// Goes on with a paused run, whatever paused it. Members that did not answer are asked again.
+    ///
+    /// # Errors
+    /// If there is no such run, or it is not paused.
+    pub async fn resume(&self, run: &RunId) -> Result<(), Refusal> {
+        self.happened(run, Event::ResumeAsked).await
+    }
+
     /// Follows the history of a run from behind position `after`; 0 is the beginning.
     ///
     /// # Errors
@@ -113,7 +138,7 @@ impl Handle {
     /// If it is not here or cannot be read.
     pub async fn blob(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         let (blobs, digest) = (self.shared.blobs.clone(), *digest);
-        tokio::task::spawn_blocking(move || blobs.read(&digest)).await.unwrap_or_else(|e| Err(BlobError::Io(e.to_string())))
+        tokio::task::spawn_blocking(move || blobs.read(&digest)).await.unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())))
     }
 
     /// The blobs, to read and write directly.

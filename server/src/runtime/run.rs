@@ -191,6 +191,7 @@ impl Run {
                 self.effects.push(Effect::Receipt(*assignment, receipt));
             }
             Event::Failed { member, assignment, reason } => self.ended(member, *assignment, BadEnd::Failed, reason),
+            Event::ResumeAsked => self.effects.push(Effect::Happened(Happened::Resumed)),
             Event::Joined { .. }
             | Event::Left { .. }
             | Event::Folded { .. }
@@ -198,7 +199,6 @@ impl Run {
             | Event::Ticked
             | Event::Restarted
             | Event::PauseAsked { .. }
-            | Event::ResumeAsked
             | Event::StopAsked => {}
         }
     }

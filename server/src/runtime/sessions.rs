@@ -59,11 +59,16 @@ impl Sessions {
     /// Takes a connection. Older connections that serve one of its members are closed; the newer wins. Returns its number
     /// and the members that the older ones served besides.
     pub(super) fn open(&mut self, hello: &Hello, line: Line) -> (SessionId, Vec<MemberName>) {
-        let older: BTreeMap<SessionId, MemberName> =
-            hello.members.keys().filter_map(|m| Some((self.members.get(m)?.session?, m.clone()))).collect();
+        let mut older: BTreeMap<SessionId, Vec<MemberName>> = BTreeMap::new();
+        for member in hello.members.keys() {
+            if let Some(session) = self.members.get(member).and_then(|known| known.session) {
+                older.entry(session).or_default().push(member.clone());
+            }
+        }
         let mut gone = Vec::new();
-        for (session, member) in older {
-            tracing::warn!(%member, agent = %hello.agent, "served by a newer connection; closing the older one");
+        for (session, members) in older {
+            let Some(member) = members.first() else { continue };
+            self.tell_of_rivals(hello, member, members.len());
             let why = Status::aborted(format!("member {member} is served by a newer connection"));
             gone.extend(self.close(session, why).into_iter().filter(|m| !hello.members.contains_key(m)));
         }
@@ -75,6 +80,17 @@ impl Sessions {
         let members = hello.members.keys().cloned().collect();
         self.sessions.insert(self.last, Session { line, members, told: BTreeSet::new() });
         (self.last, gone)
+    }
+
+    /// Says in the log that a newer connection takes over `members` members of an older one, such as `member`.
+    fn tell_of_rivals(&self, hello: &Hello, member: &MemberName, members: usize) {
+        match self.members.get(member).and_then(|known| known.record.agent.as_ref()) {
+            Some(other) if *other != hello.agent => tracing::warn!(
+                %member, members, agent = %hello.agent, %other,
+                "two agents serve one member; the newer connection wins. Leave the member to one of them"
+            ),
+            _ => tracing::info!(%member, members, agent = %hello.agent, "the agent connected anew; closing its older connection"),
+        }
     }
 
     /// Ends a connection; the members that are no longer served. Nothing if it is closed already.

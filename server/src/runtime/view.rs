@@ -3,10 +3,12 @@
 use super::Broken;
 use super::run::Run;
 use super::sessions::Known;
+use crate::history::EndedBadly;
 use std::sync::Arc;
 use tessera_common::id::{AgentName, Digest, MemberName, Millis, Round, RunId};
 use tessera_common::metric::Metrics;
 use tessera_common::round::{Collect, MemberInfo, Phase, Tally};
+use tessera_common::spec::RunSpec;
 
 /// A run in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct RunSummary {
     pub round: Round,
     /// Rounds that it will have.
     pub rounds: u32,
-    /// Why it waits, if it is paused or broken.
+    /// Why it waits, if it is waiting for members, paused or broken.
     pub reason: String,
     /// Latest global.
     pub global: Option<Digest>,
@@ -35,9 +37,9 @@ pub struct RunSummary {
     pub bytes_up: u64,
     /// Bytes that agents fetched.
     pub bytes_down: u64,
-    /// Answers of the phase that are in.
+    /// Answers of the phase that are in; while the run waits for members, those with training data that have joined.
     pub answered: usize,
-    /// Answers of the phase that are awaited.
+    /// Answers of the phase that are awaited; while the run waits for members, how many more with training data must join.
     pub awaited: usize,
 }
 
@@ -54,6 +56,8 @@ pub struct RunDetail {
     pub waiting: Vec<MemberName>,
     /// How its assignments ended.
     pub tally: Tally,
+    /// Of a paused run: the last assignments since the latest global that did not end well, oldest first.
+    pub bad_ends: Vec<EndedBadly>,
 }
 
 /// A member and where it is.
@@ -69,23 +73,55 @@ pub struct MemberView {
     pub agent: Option<AgentName>,
 }
 
-fn collect(phase: &Phase) -> Option<&Collect> {
-    match phase {
-        Phase::Paused { then, .. } => then.collect(),
-        Phase::Waiting
-        | Phase::Surveying(_)
-        | Phase::Initialising(_)
-        | Phase::Fitting { .. }
-        | Phase::Aggregating { .. }
-        | Phase::Evaluating(_)
-        | Phase::Done(_) => phase.collect(),
+/// Bad ends that the detail of a paused run shows.
+const BAD_ENDS: usize = 10;
+
+/// The phase, or what a paused run goes on with.
+fn under_pause(phase: &Phase) -> &Phase {
+    if let Phase::Paused { then, .. } = phase { then } else { phase }
+}
+
+/// Members of a run that waits for members: with training data, and with data to evaluate on.
+struct Joined {
+    training: usize,
+    evaluating: usize,
+}
+
+impl Joined {
+    fn of(run: &Run) -> Self {
+        // as the engine counts them: whoever joined and was invited, connected or not
+        let members = &run.engine().state().members;
+        Self {
+            training: members.iter().filter(|(name, m)| m.info.trains && run.invites(name)).count(),
+            evaluating: members.values().filter(|m| m.info.evaluates).count(),
+        }
+    }
+
+    fn text(&self, spec: &RunSpec) -> String {
+        let (members, evaluators) = (spec.cohort.members, spec.evaluate.members);
+        let mut text = format!("{} of {members} members with training data have joined", self.training);
+        if self.evaluating < evaluators {
+            text += &format!(", {} of {evaluators} with data to evaluate on", self.evaluating);
+        }
+        text
     }
 }
 
 impl RunSummary {
     pub(super) fn of(run: &Run) -> Self {
         let state = run.engine().state();
-        let gate = collect(&state.phase);
+        let phase = under_pause(&state.phase);
+        let joined = matches!(phase, Phase::Waiting).then(|| Joined::of(run));
+        let (answered, awaited) = match (&joined, phase.collect()) {
+            (Some(joined), _) => (joined.training, run.spec.cohort.members.saturating_sub(joined.training)),
+            (None, Some(collect)) => (collect.accepted(), collect.waiting().count()),
+            (None, None) => (0, 0),
+        };
+        let reason = match (&state.phase, joined) {
+            (Phase::Paused { reason, .. }, _) => reason.clone(),
+            (_, Some(joined)) => joined.text(&run.spec),
+            (_, None) => String::new(),
+        };
         Self {
             run: run.id.clone(),
             name: run.spec.name.clone(),
@@ -94,13 +130,13 @@ impl RunSummary {
             phase: state.phase.name().to_owned(),
             round: state.global.map_or(0, |g| g.round),
             rounds: run.spec.rounds,
-            reason: if let Phase::Paused { reason, .. } = &state.phase { reason.clone() } else { String::new() },
+            reason,
             global: state.global.map(|g| g.digest),
             statistics: state.statistics.map(|s| s.digest),
             bytes_up: run.bytes_up(),
             bytes_down: run.fetched.get(),
-            answered: gate.map_or(0, Collect::accepted),
-            awaited: gate.map_or(0, |c| c.waiting().count()),
+            answered,
+            awaited,
         }
     }
 
@@ -127,14 +163,17 @@ impl RunSummary {
 impl RunDetail {
     pub(super) fn of(run: &Run) -> Self {
         let state = run.engine().state();
-        let mut waiting: Vec<MemberName> = collect(&state.phase).into_iter().flat_map(Collect::waiting).cloned().collect();
+        let collect = under_pause(&state.phase).collect();
+        let mut waiting: Vec<MemberName> = collect.into_iter().flat_map(Collect::waiting).cloned().collect();
         waiting.sort();
+        let paused = matches!(state.phase, Phase::Paused { .. });
         Self {
             summary: RunSummary::of(run),
             spec_toml: run.spec_toml.clone(),
             evaluation: run.history.last_evaluation(),
             waiting,
             tally: state.tally,
+            bad_ends: if paused { run.history.bad_ends(BAD_ENDS) } else { Vec::new() },
         }
     }
 }

@@ -141,8 +141,11 @@ fn answer_colour(name: &str, number: usize) -> &'static str {
 
 /// All answers per subset as grouped bars, one chart per method. Nothing where there are too many subsets.
 pub(super) fn all_answers(view: &View<'_>) -> String {
-    let tested: Vec<(usize, Vec<(String, Subsets)>)> =
-        view.methods().filter_map(|(i, m)| Some((i, answers(m.last()?, m.last()?.split())))).filter(|(_, a)| !a.is_empty()).collect();
+    let tested: Vec<(usize, Vec<(String, Subsets)>)> = view
+        .methods()
+        .filter_map(|(i, m)| Some((i, answers(m.last()?, m.last()?.split()))))
+        .filter(|(_, a)| !a.is_empty())
+        .collect();
     if tested.is_empty() || view.subsets.len() > FEW {
         return String::new();
     }

@@ -11,5 +11,5 @@ use super::adapter::Adapter;
 pub(super) const DEF: TaskDef = TaskDef {
     name: "classify",
     help: "one of C classes from vectors of features: an MLP per modality, a fusion layer and a linear head",
-    create: |spec, device| Ok(Box::new(Adapter::<Classifier>::new(spec, device)?)),
+    create: |spec, state, device| Ok(Box::new(Adapter::<Classifier>::new(spec, state, device)?)),
 };

@@ -19,7 +19,7 @@ const MOST_UNITS: usize = 4096;
 const MOST_PARAMETERS: usize = 1 << 28;
 
 /// Keys of `[model]`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
     /// Units of each encoder's hidden layer.
@@ -28,11 +28,13 @@ struct Config {
     width: usize,
     /// Features of the fused representation.
     fused: usize,
+    /// Names of blocks that stay at the member.
+    private: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hidden: 128, width: 64, fused: 64 }
+        Self { hidden: 128, width: 64, fused: 64, private: Vec::new() }
     }
 }
 
@@ -46,6 +48,7 @@ pub struct Classifier {
     classes: usize,
     modalities: Vec<(String, usize)>,
     tokens: bool,
+    blocks: Vec<Block>,
 }
 
 /// Parameters of [`Classifier`].
@@ -73,7 +76,7 @@ struct Token {
 impl Classifier {
     /// Number of parameters.
     pub fn parameters(&self) -> usize {
-        let Config { hidden, width, fused } = self.config;
+        let Config { hidden, width, fused, .. } = self.config;
         let encoder = |(_, dim): &(String, usize)| (dim + 1) * hidden + (hidden + 1) * width;
         let tokens = if self.tokens { self.modalities.len() * width } else { 0 };
         let fusion = (self.modalities.len() * width + 1) * fused;
@@ -92,8 +95,10 @@ impl FedModel for Classifier {
             }
         }
         let modalities = spec.task.modalities.iter().map(|(name, &dim)| (name.clone(), dim)).collect();
-        let new = Self { config, classes: spec.task.classes, modalities, tokens: spec.missing.fill == Fill::Token };
-        let (parameters, prototypes) = (new.parameters(), new.classes * config.width.max(config.fused));
+        let tokens = spec.missing.fill == Fill::Token;
+        let blocks = Block::make_private(blocks(&spec.modalities(), tokens), "model.private", &config.private)?;
+        let new = Self { config, classes: spec.task.classes, modalities, tokens, blocks };
+        let (parameters, prototypes) = (new.parameters(), new.classes * new.config.width.max(new.config.fused));
         if parameters > MOST_PARAMETERS || prototypes > MOST_PARAMETERS {
             let size = format!("{parameters} parameters and {prototypes} numbers per prototype table");
             return Err(SpecError::invalid("model", format!("{size}, at most {MOST_PARAMETERS} of each are taken")));
@@ -102,20 +107,11 @@ impl FedModel for Classifier {
     }
 
     fn blocks(&self) -> Vec<Block> {
-        let each = |kind: &str, by: fn(usize) -> TrainedBy| -> Vec<Block> {
-            self.modalities.iter().enumerate().map(|(m, (name, _))| Block::new(format!("{kind}.{name}"), by(m))).collect()
-        };
-        let mut blocks = each("encoder", TrainedBy::Having);
-        blocks.push(Block::new("fusion", TrainedBy::All));
-        blocks.push(Block::new("head", TrainedBy::All));
-        if self.tokens {
-            blocks.extend(each("token", TrainedBy::Lacking));
-        }
-        blocks
+        self.blocks.clone()
     }
 
     fn init(&self, draws: &dyn Fn(&str) -> Stream, device: &Device) -> Network {
-        let Config { hidden, width, fused } = self.config;
+        let Config { hidden, width, fused, .. } = self.config;
         let encoder = |(name, dim): &(String, usize)| {
             let path = |layer: &str| format!("encoder.{name}.{layer}");
             let (l1, l2) = (path("l1"), path("l2"));
@@ -159,6 +155,20 @@ impl FedModel for Classifier {
     fn token(&self, network: &Network, modality: usize) -> Option<Tensor<1>> {
         network.token.as_ref().map(|tokens| tokens.at(modality).value.val()) // [width]
     }
+}
+
+/// An encoder per modality, fusion, head, and a token per modality if the run has them.
+fn blocks(modalities: &[&str], tokens: bool) -> Vec<Block> {
+    let each = |kind: &str, by: fn(usize) -> TrainedBy| -> Vec<Block> {
+        modalities.iter().enumerate().map(|(m, name)| Block::new(format!("{kind}.{name}"), by(m))).collect()
+    };
+    let mut blocks = each("encoder", TrainedBy::Having);
+    blocks.push(Block::new("fusion", TrainedBy::All));
+    blocks.push(Block::new("head", TrainedBy::All));
+    if tokens {
+        blocks.extend(each("token", TrainedBy::Lacking));
+    }
+    blocks
 }
 
 /// Centres and scales each row: (x - mean) / sqrt(var + eps), population variance, nothing learned.

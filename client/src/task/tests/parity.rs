@@ -73,7 +73,7 @@ impl Known {
 fn a_local_run_ends_where_pytorch_ends() {
     let known: Known = serde_json::from_str(include_str!("../../../known_answers/local_run.json")).unwrap();
     let (spec, data) = (known.spec(), known.data());
-    let mut adapter = Adapter::<classify::Classifier>::new(&spec, &Device::flex()).unwrap();
+    let mut adapter = Adapter::<classify::Classifier>::new(&spec, &State::default(), &Device::flex()).unwrap();
     let global = known.global(&adapter.initialise().unwrap());
     let cx = FitContext { data: &data, global: &global, round: 2, cancel: &AtomicBool::new(false) };
     let view = View::new(&spec, &data.name, &data.train, &global).unwrap();
