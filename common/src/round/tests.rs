@@ -436,6 +436,17 @@ fn every_planted_fault_is_caught() {
     }
 }
 
+#[test]
+fn a_snapshot_does_not_grow_with_the_rounds() {
+    let size = |rounds| {
+        let mut world = World::new(spec(4, 3, 3, rounds));
+        assert!(world.finish(&mut stream(0, "order", "", 0)));
+        serde_json::to_string(&world.engine.snapshot()).unwrap().len()
+    };
+    // a few more digits in the counters
+    assert!(size(30) < size(3) + 40);
+}
+
 fn waiting_world() -> World {
     let mut world = World::new(spec(4, 3, 2, 3));
     world.join_all();
