@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     /// Run an agent, which trains on the data of the members that it serves.
     #[cfg(feature = "client")]
     Client(crate::client::Arguments),
-    /// Submit, list, show and stop runs at a coordinator on this machine.
+    /// Submit, list, show, pause, resume and stop runs at a coordinator on this machine.
     Run(crate::run::Arguments),
     /// Look at data sets and cut them into members.
     #[cfg(feature = "client")]

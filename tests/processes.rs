@@ -99,6 +99,8 @@ fn bad_input_is_refused_with_the_key_and_an_exit_code() {
         (vec!["--set", "data.source=no-such-folder"], "no-such-folder"),
         (vec!["--set", "data.missing.kind=sampel"], "sample"),
         (vec!["--set", "method=[{ preset = \"pmcm-fl\" }]"], "did you mean `pmcmfl`?"),
+        (vec!["--set", "model.hiden=8"], "did you mean `hidden`?"),
+        (vec!["--set", "task.kind=clasify"], "did you mean `classify`?"),
         (vec!["no-such-file.toml"], "no-such-file.toml"),
     ];
     for (arguments, expected) in cases {

@@ -20,6 +20,8 @@
 mod collect;
 mod command;
 mod event;
+mod folding;
+mod pause;
 mod phase;
 mod reject;
 #[cfg(test)]
@@ -357,7 +359,7 @@ impl Engine {
     fn advance(&mut self, now: Millis) {
         while self.state.phase.collect().is_some_and(Collect::starved) {
             let Some(member) = self.replacement() else {
-                let reason = self.state.phase.collect().map(starved_text).unwrap_or_default();
+                let reason = self.state.phase.collect().map(pause::starved_text).unwrap_or_default();
                 self.pause(reason);
                 return;
             };
@@ -416,65 +418,7 @@ impl Engine {
         }
     }
 
-    // ---- folding ----
-
-    fn fold(&mut self, kind: FoldKind, round: Round, answers: Vec<UpdateRef>, metrics: Metrics) {
-        let fold = Fold {
-            id: self.state.next_fold,
-            kind,
-            round,
-            base: self.state.global.map(|g| g.digest),
-            inputs: self.state.inputs.filter(|_| kind == FoldKind::Initial),
-            answers,
-        };
-        self.state.next_fold += 1;
-        self.commands.push_back(Command::Fold(fold.clone()));
-        self.state.phase = Phase::Aggregating { fold, metrics };
-    }
-
-    fn folded(&mut self, now: Millis, id: u64, digest: Digest) -> Result<(), Reject> {
-        let Phase::Aggregating { fold, metrics } = &self.state.phase else {
-            return Err(Reject::StaleFold(id));
-        };
-        if fold.id != id {
-            return Err(Reject::StaleFold(id));
-        }
-        let (kind, round, metrics) = (fold.kind, fold.round, metrics.clone());
-        let members = fold.answers.iter().map(|a| a.member.clone()).collect();
-        match kind {
-            FoldKind::Inputs => {
-                self.state.inputs = Some(digest);
-                self.initialise(now);
-            }
-            FoldKind::Initial | FoldKind::Round => {
-                self.state.global = Some(GlobalRef { round, digest });
-                self.commands.push_back(Command::Publish(Published { round, digest, members, metrics }));
-                self.after_publish(now, round);
-            }
-            FoldKind::Features => {
-                self.state.statistics = Some(GlobalRef { round, digest });
-                self.evaluate(now);
-            }
-        }
-        Ok(())
-    }
-
-    fn fold_failed(&mut self, id: u64, reason: String) -> Result<(), Reject> {
-        match &self.state.phase {
-            Phase::Aggregating { fold, .. } if fold.id == id => {
-                self.pause(format!("the answers of round {} could not be folded: {reason}", fold.round));
-                Ok(())
-            }
-            Phase::Waiting
-            | Phase::Surveying(_)
-            | Phase::Initialising(_)
-            | Phase::Fitting { .. }
-            | Phase::Aggregating { .. }
-            | Phase::Evaluating(_)
-            | Phase::Done(_)
-            | Phase::Paused { .. } => Err(Reject::StaleFold(id)),
-        }
-    }
+    // ---- after a fold ----
 
     fn after_publish(&mut self, now: Millis, round: Round) {
         let every = self.spec.evaluate.every;
@@ -510,74 +454,4 @@ impl Engine {
             self.fit(now, round + 1);
         }
     }
-
-    // ---- pause, resume, end ----
-
-    fn finish(&mut self, outcome: Outcome) {
-        self.state.phase = Phase::Done(outcome);
-        self.commands.push_back(Command::Finish(outcome));
-    }
-
-    fn pause(&mut self, reason: String) {
-        let then = Box::new(std::mem::replace(&mut self.state.phase, Phase::Waiting));
-        self.commands.push_back(Command::Pause { reason: reason.clone() });
-        self.state.phase = Phase::Paused { reason, then };
-    }
-
-    fn resume(&mut self, now: Millis) -> Result<(), Reject> {
-        let Phase::Paused { then, .. } = &self.state.phase else {
-            return Err(if matches!(self.state.phase, Phase::Done(_)) { Reject::Over } else { Reject::NotPaused });
-        };
-        self.state.phase = then.as_ref().clone();
-        let deadline = self.deadline(now);
-        if let Phase::Aggregating { fold, .. } = &self.state.phase {
-            self.commands.push_back(Command::Fold(fold.clone()));
-        }
-        if let Some(collect) = self.state.phase.collect_mut() {
-            collect.deadline = deadline;
-            let open: Vec<Command> = collect.open.values().map(|o| Command::Assign(o.assignment.clone())).collect();
-            self.commands.extend(open);
-        }
-        if self.state.phase == Phase::Waiting {
-            self.start_if_ready(now);
-        }
-        self.ask_missing();
-        self.advance(now);
-        Ok(())
-    }
-
-    /// After a pause for want of answers: everybody who was asked and did not answer is asked again.
-    fn ask_missing(&mut self) {
-        let round = self.current_round();
-        let Some(collect) = self.state.phase.collect().filter(|c| c.starved()) else { return };
-        let work = collect.work;
-        let silent: Vec<MemberName> = collect.asked.iter().filter(|m| !collect.accepted.contains_key(*m)).cloned().collect();
-        for member in silent {
-            let assignment = self.assign(member, work, round);
-            if let Some(collect) = self.state.phase.collect_mut() {
-                collect.add(assignment, 0);
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(collect) = self.state.phase.collect_mut() {
-            let open = std::mem::take(&mut collect.open);
-            self.state.tally.dropped += open.len() as u64;
-            let cancels =
-                open.into_values().map(|o| Command::Cancel { member: o.assignment.member, assignment: o.assignment.id });
-            self.commands.extend(cancels);
-        } else if let Phase::Paused { then, .. } = &mut self.state.phase
-            && let Some(collect) = then.collect_mut()
-        {
-            self.state.tally.dropped += collect.open.len() as u64;
-        }
-        self.finish(Outcome::Stopped);
-    }
-}
-
-fn starved_text(collect: &Collect) -> String {
-    let (work, accepted, asked) = (collect.work, collect.accepted.len(), collect.asked.len());
-    let last = collect.last_fault.as_ref().map(|f| format!("; the last fault, of {f}")).unwrap_or_default();
-    format!("{work:?}: {accepted} usable answers of {asked} asked, {} are needed{last}", collect.quorum)
 }

@@ -127,6 +127,8 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
             let why = "\"auto\" chooses by the members' held-out data; set data.held_out, such as 0.1";
             return Err(SpecError::invalid("missing.inference", why));
         }
+        // what only the task understands, before any process is started
+        tessera_client::task::create(&spec).map_err(|e| SpecError::invalid(format!("method {}", spec.name), e.to_string()))?;
         if methods.iter().any(|(name, _)| *name == spec.name) {
             return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
         }

@@ -118,6 +118,9 @@ impl Watch {
             if let Some(event) = message.event {
                 self.take(event, method, over)?;
             }
+            if *over {
+                break;
+            }
         }
         Ok(())
     }

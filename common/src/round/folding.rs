@@ -1,0 +1,67 @@
+//! What the engine has folded, and what it goes on with.
+
+use super::{Command, Engine, Fold, FoldKind, Phase, Published, Reject};
+use crate::global::GlobalRef;
+use crate::id::{Digest, Millis, Round};
+use crate::metric::Metrics;
+use crate::update::UpdateRef;
+
+impl Engine {
+    pub(super) fn fold(&mut self, kind: FoldKind, round: Round, answers: Vec<UpdateRef>, metrics: Metrics) {
+        let fold = Fold {
+            id: self.state.next_fold,
+            kind,
+            round,
+            base: self.state.global.map(|g| g.digest),
+            inputs: self.state.inputs.filter(|_| kind == FoldKind::Initial),
+            answers,
+        };
+        self.state.next_fold += 1;
+        self.commands.push_back(Command::Fold(fold.clone()));
+        self.state.phase = Phase::Aggregating { fold, metrics };
+    }
+
+    pub(super) fn folded(&mut self, now: Millis, id: u64, digest: Digest) -> Result<(), Reject> {
+        let Phase::Aggregating { fold, metrics } = &self.state.phase else {
+            return Err(Reject::StaleFold(id));
+        };
+        if fold.id != id {
+            return Err(Reject::StaleFold(id));
+        }
+        let (kind, round, metrics) = (fold.kind, fold.round, metrics.clone());
+        let members = fold.answers.iter().map(|a| a.member.clone()).collect();
+        match kind {
+            FoldKind::Inputs => {
+                self.state.inputs = Some(digest);
+                self.initialise(now);
+            }
+            FoldKind::Initial | FoldKind::Round => {
+                self.state.global = Some(GlobalRef { round, digest });
+                self.commands.push_back(Command::Publish(Published { round, digest, members, metrics }));
+                self.after_publish(now, round);
+            }
+            FoldKind::Features => {
+                self.state.statistics = Some(GlobalRef { round, digest });
+                self.evaluate(now);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn fold_failed(&mut self, id: u64, reason: String) -> Result<(), Reject> {
+        match &self.state.phase {
+            Phase::Aggregating { fold, .. } if fold.id == id => {
+                self.pause(format!("the answers of round {} could not be folded: {reason}", fold.round));
+                Ok(())
+            }
+            Phase::Waiting
+            | Phase::Surveying(_)
+            | Phase::Initialising(_)
+            | Phase::Fitting { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Evaluating(_)
+            | Phase::Done(_)
+            | Phase::Paused { .. } => Err(Reject::StaleFold(id)),
+        }
+    }
+}
