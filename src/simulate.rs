@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use children::Children;
 use outcome::Outcome;
 use plan::Plan;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,10 +25,10 @@ pub(crate) struct Arguments {
     spec: Option<PathBuf>,
     /// Agent processes; one per core, at most one per member, if not given.
     #[arg(short, long)]
-    processes: Option<usize>,
+    processes: Option<NonZeroUsize>,
     /// Compute threads of each agent.
-    #[arg(short, long, default_value_t = 1)]
-    threads: usize,
+    #[arg(short, long, default_value = "1")]
+    threads: NonZeroUsize,
     /// Seed of split, partition, missing pattern, initial model and every other draw.
     #[arg(short, long)]
     seed: Option<u64>,

@@ -93,3 +93,32 @@ async fn the_wire_changes_nothing() {
         }
     }
 }
+
+// Should: tell the operator what is too large and for whom. Should not: make the agent lose its connection over and over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_too_large_is_a_fault_with_a_reason() {
+    let (manifest, spec) = short_run("tessera");
+    let server = Server::bind(Config { max_blob_bytes: 10_000, ..Config::in_memory() }).await.unwrap();
+    let handle = server.handle();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(async { drop(stopped.await) }));
+    let members = virtual_run::members(&manifest).into_iter().map(|(name, data)| (name, Arc::new(data))).collect();
+    let agent = start_agent("agent", members, &handle);
+    let run = handle.submit(&spec.to_toml(), None).await.unwrap();
+    let mut watch = handle.watch(&run, 0).await.unwrap();
+    let mut faults = 0;
+    let reason = loop {
+        match watch.next().await.unwrap().1 {
+            Happened::Ended { reason, .. } => {
+                assert!(reason.contains("this coordinator takes at most 10000"), "{reason}");
+                faults += 1;
+            }
+            Happened::Paused { reason } => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(faults > 0);
+    assert!(reason.contains("takes at most 10000"), "{reason}");
+    drop((agent, stop));
+    serving.await.unwrap().unwrap();
+}

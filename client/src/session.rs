@@ -22,11 +22,11 @@ use tessera_proto::v1::{self, agent_message::Message as Up, coordinator_message:
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 pub(crate) use tonic::transport::Channel;
+use tonic::{Code, Status};
 
-/// Messages that may wait to be sent. The coordinator takes them as they come; a full queue means a dead link.
-const OUTBOX: usize = 256;
+/// Messages that may wait to be sent: a failure of every member of a large agent at once. A full queue means a dead link.
+const OUTBOX: usize = 4096;
 /// Answers that may wait for the session while it reconnects; the worker then waits too.
 const RESULTS: usize = 64;
 /// Longest pause between two attempts to connect.
@@ -54,7 +54,12 @@ struct Entry {
 /// What a transfer in the background came to.
 enum Transfer {
     Fetched(Key, Result<Box<Job>, Status>),
-    Sent(Result<(), Status>),
+    Sent(Key, MemberName, Result<(), Status>),
+}
+
+/// The coordinator will say the same again: the answer is given up, not the connection, which serves other members too.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::ResourceExhausted | Code::InvalidArgument | Code::PermissionDenied | Code::OutOfRange)
 }
 
 struct Session {
@@ -291,7 +296,13 @@ impl Session {
 
     fn transferred(&mut self, done: Result<Transfer, tokio::task::JoinError>, link: &mut Link) -> Result<(), Status> {
         match done.map_err(|e| Status::internal(e.to_string()))? {
-            Transfer::Sent(result) => result,
+            Transfer::Sent((run, assignment), member, Err(status)) if is_final(&status) => {
+                let reason = status.message().to_owned();
+                tracing::error!(%run, %member, %assignment, reason, "the coordinator does not take this answer");
+                self.entries.remove(&(run.clone(), assignment));
+                link.fail(&run, &member, assignment, reason)
+            }
+            Transfer::Sent(_, _, result) => result,
             Transfer::Fetched(key, result) => {
                 let job = result?;
                 // it may have been cancelled while its blobs were on the way
@@ -348,6 +359,7 @@ impl Link {
     fn answer(&mut self, run: &RunId, update: &UpdateRef, blob: &Bytes) {
         let (channel, outbox, blob) = (self.channel.clone(), self.outbox.clone(), blob.clone());
         let (digest, answer) = (update.blob, wire_answer(run, update));
+        let (key, member) = ((run.clone(), update.assignment), update.member.clone());
         self.transfers.spawn(async move {
             let send = async {
                 if let Some(digest) = digest {
@@ -356,7 +368,7 @@ impl Link {
                 let message = v1::AgentMessage { message: Some(Up::Answer(answer)) };
                 outbox.send(message).await.map_err(|_| Status::unavailable("the link is closed"))
             };
-            Transfer::Sent(send.await)
+            Transfer::Sent(key, member, send.await)
         });
     }
 }

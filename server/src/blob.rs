@@ -184,9 +184,10 @@ impl Blobs {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Limits for parameter sets that come from outside.
+    /// Limits for reading what is stored. Not that of an upload: a global may be larger than every update, by its library.
     pub fn limits(&self) -> Limits {
-        Limits { bytes: self.inner.max_bytes, ..Limits::default() }
+        let usual = Limits::default();
+        Limits { bytes: usual.bytes.max(self.inner.max_bytes), ..usual }
     }
 
     /// How much of a blob is here.

@@ -15,7 +15,7 @@ const OF_SIMULATE: [&str; 2] = ["data", "method"];
 pub(super) fn read(path: &Path, set: &[String]) -> Result<RunSpec> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|e| invalid(format!("{shown}: {e}")))?;
-    spec(&text, set).map_err(|fault| match fault {
+    let spec = spec(&text, set).map_err(|fault| match fault {
         Fault::Spec(error) => invalid(format!("{shown}: {error}")),
         Fault::Set(set, error) => invalid(format!("--set {set}: {error}")),
         Fault::Simulation(tables) => invalid(format!(
@@ -23,7 +23,11 @@ pub(super) fn read(path: &Path, set: &[String]) -> Result<RunSpec> {
              the data of agents, take [data] out, and submit one run for each [[method]], with its keys at the top of the file; \
              a `preset` may stay"
         )),
-    })
+    })?;
+    // The coordinator has no tasks; this binary, if it can train, knows what they refuse.
+    #[cfg(feature = "client")]
+    tessera_client::task::create(&spec).map_err(|e| invalid(format!("{shown}: {e}")))?;
+    Ok(spec)
 }
 
 #[derive(Debug)]

@@ -37,6 +37,8 @@ pub(super) struct Method {
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
     pub(super) finished: bool,
+    /// Why it did not finish, where the coordinator said so.
+    pub(super) reason: Option<String>,
 }
 
 /// One published round.

@@ -116,6 +116,8 @@ fn method_json(method: &Method) -> Value {
         "answers": method.last().map(|e| e.tested()).unwrap_or_default(),
         "bytes": { "up": method.bytes_up, "down": method.bytes_down },
         "faults": method.faults.len(),
+        "finished": method.finished,
+        "reason": method.reason,
         "split": method.last().map(Evaluation::split),
     })
 }
@@ -168,18 +170,24 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
         return;
     }
     cli::print(format_args!("\n{}\n", outcome.partition));
+    let unfinished: Vec<&Method> = outcome.methods.iter().filter(|m| !m.finished).collect();
+    for method in &unfinished {
+        let reason = method.reason.as_deref().unwrap_or("it was stopped");
+        cli::print(format_args!("{} did not finish: {reason}\n", method.name));
+    }
     let splits: Vec<&str> = outcome.methods.iter().filter_map(|m| m.last()).map(Evaluation::split).collect();
     if splits.contains(&"held-out") {
         cli::print("accuracy on the members' held-out samples: there are no test samples (data.split)\n");
-    } else if outcome.methods.iter().filter_map(|m| m.last()).all(|e| e.metrics.0.is_empty()) {
+    } else if unfinished.is_empty() && outcome.methods.iter().filter_map(|m| m.last()).all(|e| e.metrics.0.is_empty()) {
         cli::print("no accuracies: there is nothing to evaluate on; set data.split or data.held_out\n");
     }
     cli::print(accuracy_table(outcome));
     cli::print(format_args!("\n{} up, {} down, {} processes restarted", size(up), size(down), outcome.restarts));
     for method in &outcome.methods {
+        let Some(global) = method.global else { continue };
         let end = if method.finished { "" } else { " (not finished)" };
-        let model = method.global.map(|d| d.short()).unwrap_or_default();
-        cli::print(format_args!("model {model} {}{end}", plan.out.join(&method.name).join("model.safetensors").display()));
+        let path = plan.out.join(&method.name).join("model.safetensors");
+        cli::print(format_args!("model {} {}{end}", global.short(), path.display()));
     }
     cli::print(format_args!("report {}", report.display()));
 }

@@ -3,6 +3,7 @@
 use super::Arguments;
 use crate::cli::invalid;
 use anyhow::Result;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tessera_client::data::{DataSpec, Dataset, Manifest};
 use tessera_common::id::is_valid_name;
@@ -10,6 +11,9 @@ use tessera_common::spec::{Inference, Preset, RunSpec, SpecError, merge, set_key
 
 /// The built-in example: setting L of docs/missing-modality.md.
 const EXAMPLE: &str = include_str!("../../deploy/runs/digits.toml");
+
+/// Names in a run folder that a method's own folder would collide with.
+const RESERVED: [&str; 6] = ["logs", "manifest.json", "metrics.jsonl", "partition.json", "report.html", "spec.toml"];
 
 /// Everything that is decided before a process is started.
 #[derive(Debug)]
@@ -58,13 +62,20 @@ impl Plan {
         let methods = methods(&table, &manifest).map_err(wrong)?;
         let name = text_of(&table, "name").unwrap_or_default();
         let out = match &arguments.out {
+            // results of two simulations in one folder could not be told apart
+            Some(out) if out.join("manifest.json").exists() => {
+                return Err(invalid(format!(
+                    "--out {}: there are results of another simulation in it; take a new folder",
+                    out.display()
+                )));
+            }
             Some(out) => out.clone(),
             None => fresh_folder(Path::new("runs"), &format!("{name}-seed{seed}")),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let processes = arguments.processes.unwrap_or(cores).clamp(1, manifest.members.len().max(1));
+        let processes = arguments.processes.map_or(cores, usize::from).clamp(1, manifest.members.len().max(1));
         let command = command(arguments, seed);
-        Ok(Self { name, seed, methods, manifest, table, out, processes, threads: arguments.threads.max(1), command })
+        Ok(Self { name, seed, methods, manifest, table, out, processes, threads: arguments.threads.into(), command })
     }
 
     /// Members with something to train on, and the evaluator if there is something to test on, dealt out over the agents.
@@ -85,10 +96,17 @@ enum Cut {
 }
 
 fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<Manifest, Cut> {
-    if let Some(path) = given {
-        return Manifest::load(path).map_err(|e| Cut::Data(e.to_string()));
-    }
     let data = table.get("data").and_then(toml::Value::as_table);
+    if let Some(path) = given {
+        let manifest = Manifest::load(path).map_err(|e| Cut::Data(e.to_string()))?;
+        // what was trained on must be what the run folder says
+        let same = data.map(DataSpec::from_table).transpose().map_err(Cut::Spec)?.is_none_or(|d| d == manifest.data);
+        if !same {
+            let why = "the [data] table of the spec is not the one that it was cut by; leave [data] out, or cut anew without --partition";
+            return Err(Cut::Data(format!("--partition {}: {why}", path.display())));
+        }
+        return Ok(manifest);
+    }
     let data = data.ok_or_else(|| {
         Cut::Spec(SpecError::invalid("data", "a simulation needs a [data] table: source, clients, partition, missing"))
     })?;
@@ -103,7 +121,7 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
     base.remove("data");
     let listed = base.remove("method");
     let preset = base.remove("preset");
-    complete(&mut base, manifest)?;
+    let dims = complete(&mut base, manifest)?;
     let listed = match listed {
         None => vec![toml::Table::new()],
         Some(toml::Value::Array(list)) => list
@@ -129,6 +147,13 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
         }
         // what only the task understands, before any process is started
         tessera_client::task::create(&spec).map_err(|e| SpecError::invalid(format!("method {}", spec.name), e.to_string()))?;
+        if RESERVED.contains(&spec.name.as_str()) {
+            return Err(SpecError::invalid(
+                "method.name",
+                format!("{:?} is a file of every run folder; take another name", spec.name),
+            ));
+        }
+        agrees(&spec, manifest, &dims)?;
         if methods.iter().any(|(name, _)| *name == spec.name) {
             return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
         }
@@ -137,8 +162,25 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
     Ok(methods)
 }
 
+/// A spec that says classes or modalities itself must say what the data has.
+fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &BTreeMap<String, usize>) -> Result<(), SpecError> {
+    let classes = manifest.dataset.classes;
+    if spec.task.classes != classes {
+        let why = format!("is {}, but the data set has {classes} classes; leave it out", spec.task.classes);
+        return Err(SpecError::invalid("task.classes", why));
+    }
+    for (name, dim) in &spec.task.modalities {
+        if dims.get(name) != Some(dim) || !manifest.modalities.contains(name) {
+            let there: Vec<String> = manifest.modalities.iter().filter_map(|m| Some(format!("{m} = {}", dims.get(m)?))).collect();
+            let why = format!("is {dim}, but the data that is used has {{ {} }}; leave it out", there.join(", "));
+            return Err(SpecError::invalid(format!("task.modalities.{name}"), why));
+        }
+    }
+    Ok(())
+}
+
 /// Fills in what the data says: classes, modalities, the number of members.
-fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<(), SpecError> {
+fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<BTreeMap<String, usize>, SpecError> {
     let training = manifest.members.iter().filter(|m| !m.train.is_empty()).count();
     let held_out = manifest.members.iter().filter(|m| !m.held_out.is_empty()).count();
     let evaluators = held_out + usize::from(!manifest.test.is_empty());
@@ -162,7 +204,7 @@ fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<(), SpecError
     fill("cohort", "members", number(training));
     fill("cohort", "size", number(training));
     fill("evaluate", "members", number(evaluators));
-    Ok(())
+    Ok(dims)
 }
 
 /// `base/name`, or with the first free number behind it.

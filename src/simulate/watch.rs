@@ -74,6 +74,7 @@ impl Watch {
             bytes_up: 0,
             bytes_down: 0,
             finished: false,
+            reason: None,
         };
         let mut after = 0;
         let mut over = false;
@@ -153,12 +154,14 @@ impl Watch {
                 self.say(json!({
                     "type": "fault", "method": method.name, "run": method.run, "member": e.member, "how": e.how, "reason": e.reason,
                 }));
-                self.bar.suspend(|| tracing::warn!(member = e.member, e.how, e.reason, "an assignment did not end well"));
+                self.bar.suspend(|| {
+                    tracing::warn!(member = e.member, how = e.how, reason = e.reason, "an assignment did not end well")
+                });
                 method.faults.push((e.member, e.how, e.reason));
             }
             Event::Paused(p) => {
                 *over = true;
-                self.bar.suspend(|| tracing::error!(run = method.run, reason = p.reason, "the run is paused"));
+                method.reason = Some(p.reason);
             }
             Event::Resumed(_) => *over = false,
             Event::Finished(f) => {

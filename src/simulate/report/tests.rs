@@ -62,6 +62,7 @@ fn method(number: usize, preset: &str, modalities: &[&str], answers: &[&str]) ->
         bytes_up: 41_234_567 + 1_000_000 * number as u64,
         bytes_down: 52_345_678,
         finished: true,
+        reason: None,
     }
 }
 
