@@ -114,6 +114,15 @@ async fn answers_that_cannot_be_used_are_refused_and_the_round_goes_on_with_the_
 }
 
 #[tokio::test]
+async fn an_update_that_is_too_large_is_refused_and_the_round_goes_on_with_the_others() {
+    let expected = *published(&run_with(&[Agent::of_four(once(Act::Fail))], &spec(3)).await).last().unwrap();
+    let history = run_with(&[Agent::of_four(once(Act::TooLarge))], &spec(3)).await;
+    let told = history.iter().any(|h| matches!(h, Happened::Ended { reason, .. } if reason.contains("takes at most")));
+    assert!(told, "{history:?}");
+    assert_eq!(*published(&history).last().unwrap(), expected);
+}
+
+#[tokio::test]
 async fn another_member_initialises_when_the_first_sends_nonsense() {
     let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = tries.clone();

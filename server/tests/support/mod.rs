@@ -29,6 +29,8 @@ pub enum Act {
     /// Says that it could not do it.
     Fail,
     /// Says nothing.
+    /// An update beyond the coordinator's limit, which is refused before it is sent.
+    TooLarge,
     Silent,
     NotFinite,
     WrongShape,
@@ -165,6 +167,10 @@ impl Agent {
         let (member, id) = (assignment.member.to_string(), assignment.id.0);
         let message = if act == Act::Fail {
             Up::Failure(v1::Failure { run: run.into(), member, assignment: id, reason: "out of memory".into() })
+        } else if act == Act::TooLarge {
+            let refusal = upload(channel, Digest::of(b"huge"), 5 << 30, 0, b"").await.unwrap_err();
+            assert_eq!(refusal.code(), Code::ResourceExhausted);
+            Up::Failure(v1::Failure { run: run.into(), member, assignment: id, reason: refusal.message().into() })
         } else {
             let global = match assignment.global {
                 Some(digest) => Some(ParamSet::from_bytes(&download(channel, digest, 0).await?, &Limits::default()).unwrap()),
