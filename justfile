@@ -7,6 +7,7 @@ default:
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p tessera --no-default-features --features server -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
     if command -v cargo-deny >/dev/null; then cargo deny check; else echo "skipped: cargo-deny is not installed"; fi
     cargo test

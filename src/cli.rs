@@ -65,6 +65,7 @@ pub(crate) enum Kind {
     NotFound,
     Invalid,
     Unreachable,
+    #[cfg(all(feature = "server", feature = "client"))]
     Interrupted,
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
         Some(Kind::NotFound) => 3,
         Some(Kind::Invalid) => 4,
         Some(Kind::Unreachable) => 6,
+        #[cfg(all(feature = "server", feature = "client"))]
         Some(Kind::Interrupted) => 130,
         None => 1,
     })

@@ -43,7 +43,9 @@ fn inspect(source: &str) -> Result<ExitCode> {
     let dataset = Dataset::open(source).map_err(cli::invalid)?;
     let samples = &dataset.samples;
     print(format_args!("{}: {} samples, {} classes, {}", dataset.name, samples.len(), dataset.classes.len(), dataset.digest));
-    print(format_args!("licence: {}", dataset.card.licence));
+    if !dataset.card.licence.is_empty() {
+        print(format_args!("licence: {}", dataset.card.licence));
+    }
     for (m, modality) in samples.modalities.iter().enumerate() {
         let present = samples.present.iter().filter(|p| *p >> m & 1 == 1).count();
         print(format_args!("  {}: {} features, in {present} of {} samples", modality.name, modality.dim, samples.len()));
