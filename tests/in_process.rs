@@ -39,6 +39,7 @@ fn start_agent(name: &str, members: Members, server: &tessera_server::Handle) ->
         dial: Dial::Pipe(dial),
         members,
         threads: 1,
+        device: tessera_client::device::open("cpu").unwrap(),
         state_dir: None,
         heartbeat: std::time::Duration::from_millis(200),
     };

@@ -2,6 +2,7 @@
 
 use crate::data::{DataError, Dataset, Manifest};
 use crate::task::MemberData;
+use burn::tensor::Device;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -141,7 +142,7 @@ impl AgentConfig {
     /// # Errors
     /// Names the member, file and key.
     pub fn prepare(&self) -> Result<Agent, ConfigError> {
-        crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+        let device = crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
         if let Some(dir) = &self.state_dir {
             let bad = |e| ConfigError::Invalid(format!("state_dir {} cannot be made: {e}", dir.display()));
             crate::disk::create_private_dir(dir).map_err(bad)?;
@@ -176,7 +177,7 @@ impl AgentConfig {
         let dial = Dial::Tcp { address: self.coordinator.clone(), host, tls };
         let threads = self.threads.max(1);
         let (name, state_dir) = (self.name.clone(), self.state_dir.clone());
-        Ok(Agent { name, dial, members, threads, state_dir, heartbeat: Duration::from_millis(500) })
+        Ok(Agent { name, dial, members, threads, device, state_dir, heartbeat: Duration::from_millis(500) })
     }
 }
 
@@ -235,6 +236,8 @@ pub struct Agent {
     pub members: Members,
     /// Compute threads.
     pub threads: usize,
+    /// Where tensors live; opened by [`crate::device::open`].
+    pub device: Device,
     /// Folder for what members keep for themselves.
     pub state_dir: Option<PathBuf>,
     /// How often to send a sign of life, until the coordinator says otherwise.

@@ -5,7 +5,7 @@
 
 use crate::config::{Agent, member_info};
 use crate::transfer::{self, Blobs};
-use crate::worker::{Finished, Job, Worker};
+use crate::worker::{Finished, Job, Settings, Worker};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -86,7 +86,8 @@ struct Link {
 /// If the worker thread cannot be started or ends.
 pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
     let (results_in, results) = mpsc::channel(RESULTS);
-    let worker = Worker::start(agent.threads, agent.state_dir.clone(), results_in)?;
+    let settings = Settings { threads: agent.threads, state_dir: agent.state_dir.clone(), device: agent.device.clone() };
+    let worker = Worker::start(settings, results_in)?;
     let mut session = Session {
         agent,
         worker,
@@ -137,7 +138,8 @@ pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::R
 fn jitter_seed(agent: &AgentName) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let text = format!("{agent} {} {now}", std::process::id());
-    u64::from_le_bytes(std::array::from_fn(|i| Digest::of(text.as_bytes()).as_bytes()[i]))
+    let digest = Digest::of(text.as_bytes());
+    u64::from_le_bytes(std::array::from_fn(|i| digest.as_bytes()[i]))
 }
 
 /// An error with its causes: "transport error" alone helps nobody.

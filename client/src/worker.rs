@@ -8,7 +8,7 @@ use crate::task::{self, FitContext, MemberData, State, Task, TaskError};
 use burn::tensor::Device;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -48,20 +48,26 @@ enum Message {
     Forget(RunId),
 }
 
+/// What the thread works with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Compute threads.
+    pub(crate) threads: usize,
+    /// Where members keep what stays with them.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Where tensors live.
+    pub(crate) device: Device,
+}
+
 /// The way in.
 #[derive(Debug, Clone)]
 pub(crate) struct Worker(SyncSender<Message>);
 
 impl Worker {
-    /// Starts the thread. It ends when every handle is gone. What members keep for themselves goes into `state_dir`.
-    pub(crate) fn start(
-        threads: usize,
-        state_dir: Option<PathBuf>,
-        results: tokio::sync::mpsc::Sender<Finished>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread. It ends when every handle is gone.
+    pub(crate) fn start(settings: Settings, results: tokio::sync::mpsc::Sender<Finished>) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
-        let run = move || work(threads, state_dir.as_deref(), &queue, &results);
-        std::thread::Builder::new().name("tessera-worker".into()).spawn(run)?;
+        std::thread::Builder::new().name("tessera-worker".into()).spawn(move || work(&settings, &queue, &results))?;
         Ok(Self(jobs))
     }
 
@@ -77,13 +83,13 @@ impl Worker {
     }
 }
 
-fn create(job: &Job, state_dir: Option<&Path>) -> Result<Box<dyn Task>, TaskError> {
-    let state = State { folder: state_dir.map(|dir| dir.join(job.run.as_str())) };
-    task::create_on(&job.spec, &state, &Device::flex())
+fn create(job: &Job, settings: &Settings) -> Result<Box<dyn Task>, TaskError> {
+    let state = State { folder: settings.state_dir.as_ref().map(|dir| dir.join(job.run.as_str())) };
+    task::create_on(&job.spec, &state, &settings.device)
 }
 
-fn work(threads: usize, state_dir: Option<&Path>, queue: &Receiver<Message>, results: &tokio::sync::mpsc::Sender<Finished>) {
-    if !device::prepare(Some(threads)) {
+fn work(settings: &Settings, queue: &Receiver<Message>, results: &tokio::sync::mpsc::Sender<Finished>) {
+    if !device::prepare(Some(settings.threads)) {
         tracing::debug!("the pool of compute threads was already running");
     }
     let mut tasks: BTreeMap<RunId, Box<dyn Task>> = BTreeMap::new();
@@ -99,7 +105,7 @@ fn work(threads: usize, state_dir: Option<&Path>, queue: &Receiver<Message>, res
             continue;
         }
         // A task that panicked may be in any state: it is taken out before and put back only after a normal return.
-        let task = tasks.remove(&job.run).map_or_else(|| create(&job, state_dir).map_err(|e| e.to_string()), Ok);
+        let task = tasks.remove(&job.run).map_or_else(|| create(&job, settings).map_err(|e| e.to_string()), Ok);
         let result = task.and_then(|mut task| {
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| perform(task.as_mut(), &job)));
             let result = outcome.map_err(|panic| format!("the task panicked: {}", panic_text(panic.as_ref())))?;

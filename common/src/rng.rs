@@ -4,8 +4,6 @@
 //! before it, on threads or on processes. The device's own generator is process-global and never used.
 
 use crate::id::Round;
-pub use rand::Rng;
-pub use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, Gamma, StandardNormal};

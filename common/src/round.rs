@@ -271,7 +271,7 @@ impl Engine {
 
     fn answered(&mut self, now: Millis, update: UpdateRef) -> Result<(), Reject> {
         // An answer that comes during a pause counts too: nobody should have to train twice.
-        let collect = self.state.phase.awaited_mut().ok_or(Reject::NotOpen(update.assignment))?;
+        let collect = self.state.phase.under_pause_mut().collect_mut().ok_or(Reject::NotOpen(update.assignment))?;
         collect.close(update.assignment, &update.member)?;
         collect.accepted.insert(update.member.clone(), update);
         self.state.tally.accepted += 1;
@@ -289,7 +289,7 @@ impl Engine {
         retry: bool,
     ) -> Result<(), Reject> {
         let paused = matches!(self.state.phase, Phase::Paused { .. });
-        let collect = self.state.phase.awaited_mut().ok_or(Reject::NotOpen(id))?;
+        let collect = self.state.phase.under_pause_mut().collect_mut().ok_or(Reject::NotOpen(id))?;
         let open = collect.close(id, member)?;
         collect.last_fault = Some(format!("{member}: {reason}"));
         let tally = &mut self.state.tally;
@@ -375,23 +375,17 @@ impl Engine {
         }
     }
 
+    /// Round that the phase works on. A pause works on none.
     fn current_round(&self) -> Round {
         match &self.state.phase {
             Phase::Fitting { round, .. } => *round,
             Phase::Aggregating { fold, .. } => fold.round,
-            Phase::Paused { then, .. } => match then.as_ref() {
-                Phase::Fitting { round, .. } => *round,
-                Phase::Waiting
-                | Phase::Surveying(_)
-                | Phase::Initialising(_)
-                | Phase::Aggregating { .. }
-                | Phase::Evaluating(_)
-                | Phase::Done(_)
-                | Phase::Paused { .. } => self.published_round(),
-            },
-            Phase::Waiting | Phase::Surveying(_) | Phase::Initialising(_) | Phase::Evaluating(_) | Phase::Done(_) => {
-                self.published_round()
-            }
+            Phase::Waiting
+            | Phase::Surveying(_)
+            | Phase::Initialising(_)
+            | Phase::Evaluating(_)
+            | Phase::Done(_)
+            | Phase::Paused { .. } => self.published_round(),
         }
     }
 

@@ -337,6 +337,15 @@ impl Default for EvaluateSpec {
     }
 }
 
+/// A duration with its unit, such as `500ms` or `1h 30m`.
+///
+/// # Errors
+/// Why the text is none; whoever asked for it says what would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
+    Duration::try_from(span).map_err(|_| "it is negative".to_owned())
+}
+
 /// Durations with units.
 mod units {
     use serde::de::{Deserializer, Error, Visitor};
@@ -362,9 +371,8 @@ mod units {
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-            let span: Result<jiff::SignedDuration, _> = text.parse();
-            let span = span.map_err(|e| E::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {e}")))?;
-            Duration::try_from(span).map_err(|_| E::custom(format!("{text:?} is negative")))
+            super::duration(text)
+                .map_err(|why| E::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {why}")))
         }
     }
 }

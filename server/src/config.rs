@@ -95,9 +95,8 @@ impl Config {
 /// # Errors
 /// What is wrong with the text, and what would be right.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = |why: String| format!("{text:?} is not a duration with its unit, such as \"500ms\" or \"2s\": {why}");
-    let duration: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| refuse(e.to_string()))?;
-    Duration::try_from(duration).map_err(|_| refuse("it is negative".into()))
+    tessera_common::spec::duration(text)
+        .map_err(|why| format!("{text:?} is not a duration with its unit, such as \"500ms\" or \"2s\": {why}"))
 }
 
 /// A whole number of bytes with its unit, such as `4GiB`.

@@ -122,6 +122,11 @@ fn method_json(method: &Method) -> Value {
     })
 }
 
+/// A value for each method, under its name.
+fn by_method(outcome: &Outcome, value: impl Fn(&Method) -> Value) -> Value {
+    outcome.methods.iter().map(|m| (m.name.clone(), value(m))).collect()
+}
+
 /// The digest of everything: that of the one method, or of all of them in order.
 fn digest(outcome: &Outcome) -> Option<Digest> {
     match &outcome.methods[..] {
@@ -134,7 +139,6 @@ fn digest(outcome: &Outcome) -> Option<Digest> {
 }
 
 fn manifest(outcome: &Outcome) -> Value {
-    let methods: serde_json::Map<String, Value> = outcome.methods.iter().map(|m| (m.name.clone(), method_json(m))).collect();
     json!({
         "schema_version": 1,
         "tessera": env!("CARGO_PKG_VERSION"),
@@ -142,10 +146,10 @@ fn manifest(outcome: &Outcome) -> Value {
         "seed": outcome.seed,
         "command": outcome.command,
         "digest": digest_text(digest(outcome)),
-        "specs": outcome.methods.iter().map(|m| (m.name.clone(), json!(m.spec.to_toml()))).collect::<serde_json::Map<_, _>>(),
+        "specs": by_method(outcome, |m| json!(m.spec.to_toml())),
         "partition": "partition.json",
         "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        "methods": methods,
+        "methods": by_method(outcome, method_json),
     })
 }
 
@@ -155,14 +159,13 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
     let down: u64 = outcome.methods.iter().map(|m| m.bytes_down).sum();
     let report = plan.out.join("report.html");
     if json {
-        let methods: serde_json::Map<String, Value> = outcome.methods.iter().map(|m| (m.name.clone(), method_json(m))).collect();
         let run = outcome.methods.iter().map(|m| m.run.as_str()).collect::<Vec<_>>().join(",");
         cli::print(json!({
             "type": "result",
             "run": run,
             "digest": digest_text(digest(outcome)),
             "rounds": outcome.methods.iter().filter_map(|m| Some(m.rounds.last()?.round)).max().unwrap_or(0),
-            "methods": methods,
+            "methods": by_method(outcome, method_json),
             "bytes": { "up": up, "down": down },
             "restarts": outcome.restarts,
             "report": report.display().to_string(),

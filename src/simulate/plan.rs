@@ -55,11 +55,11 @@ impl Plan {
             );
         }
         let seed = table.get("seed").and_then(toml::Value::as_integer).and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let manifest = cut(&table, seed, arguments.partition.as_deref()).map_err(|e| match e {
+        let (manifest, dims) = cut(&table, seed, arguments.partition.as_deref()).map_err(|e| match e {
             Cut::Spec(e) => wrong(e),
             Cut::Data(e) => invalid(e),
         })?;
-        let methods = methods(&table, &manifest).map_err(wrong)?;
+        let methods = methods(&table, &manifest, &dims).map_err(wrong)?;
         let name = text_of(&table, "name").unwrap_or_default();
         let out = match &arguments.out {
             // results of two simulations in one folder could not be told apart
@@ -95,7 +95,12 @@ enum Cut {
     Data(String),
 }
 
-fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<Manifest, Cut> {
+/// Number of features of each modality of a data set.
+type Dims = BTreeMap<String, usize>;
+
+/// The cut of the data that the spec or a given manifest asks for.
+fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<(Manifest, Dims), Cut> {
+    let open = |source: &str| Dataset::open(source).map_err(|e| Cut::Data(e.to_string()));
     let data = table.get("data").and_then(toml::Value::as_table);
     if let Some(path) = given {
         let manifest = Manifest::load(path).map_err(|e| Cut::Data(e.to_string()))?;
@@ -105,23 +110,25 @@ fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<Manifest,
             let why = "the [data] table of the spec is not the one that it was cut by; leave [data] out, or cut anew without --partition";
             return Err(Cut::Data(format!("--partition {}: {why}", path.display())));
         }
-        return Ok(manifest);
+        let dims = open(&manifest.dataset.source)?.dims();
+        return Ok((manifest, dims));
     }
     let data = data.ok_or_else(|| {
         Cut::Spec(SpecError::invalid("data", "a simulation needs a [data] table: source, clients, partition, missing"))
     })?;
     let data = DataSpec::from_table(data).map_err(Cut::Spec)?;
-    let dataset = Dataset::open(&data.source).map_err(|e| Cut::Data(e.to_string()))?;
-    Manifest::make(&dataset, &data, seed).map_err(|e| Cut::Data(e.to_string()))
+    let dataset = open(&data.source)?;
+    let manifest = Manifest::make(&dataset, &data, seed).map_err(|e| Cut::Data(e.to_string()))?;
+    Ok((manifest, dataset.dims()))
 }
 
 /// The run spec of every method: the preset, overridden by the file's own keys, overridden by the method's.
-fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunSpec)>, SpecError> {
+fn methods(table: &toml::Table, manifest: &Manifest, dims: &Dims) -> Result<Vec<(String, RunSpec)>, SpecError> {
     let mut base = table.clone();
     base.remove("data");
     let listed = base.remove("method");
     let preset = base.remove("preset");
-    let dims = complete(&mut base, manifest)?;
+    complete(&mut base, manifest, dims);
     let listed = match listed {
         None => vec![toml::Table::new()],
         Some(toml::Value::Array(list)) => list
@@ -153,7 +160,7 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
                 format!("{:?} is a file of every run folder; take another name", spec.name),
             ));
         }
-        agrees(&spec, manifest, &dims)?;
+        agrees(&spec, manifest, dims)?;
         if methods.iter().any(|(name, _)| *name == spec.name) {
             return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
         }
@@ -163,7 +170,7 @@ fn methods(table: &toml::Table, manifest: &Manifest) -> Result<Vec<(String, RunS
 }
 
 /// A spec that says classes or modalities itself must say what the data has.
-fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &BTreeMap<String, usize>) -> Result<(), SpecError> {
+fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &Dims) -> Result<(), SpecError> {
     let classes = manifest.dataset.classes;
     if spec.task.classes != classes {
         let why = format!("is {}, but the data set has {classes} classes; leave it out", spec.task.classes);
@@ -180,12 +187,10 @@ fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &BTreeMap<String, usize>) -
 }
 
 /// Fills in what the data says: classes, modalities, the number of members.
-fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<BTreeMap<String, usize>, SpecError> {
+fn complete(base: &mut toml::Table, manifest: &Manifest, dims: &Dims) {
     let training = manifest.members.iter().filter(|m| !m.train.is_empty()).count();
     let held_out = manifest.members.iter().filter(|m| !m.held_out.is_empty()).count();
     let evaluators = held_out + usize::from(!manifest.test.is_empty());
-    let dataset = Dataset::open(&manifest.dataset.source).map_err(|e| SpecError::invalid("data.source", e.to_string()))?;
-    let dims = dataset.dims();
     let modalities: toml::Table = manifest
         .modalities
         .iter()
@@ -204,7 +209,6 @@ fn complete(base: &mut toml::Table, manifest: &Manifest) -> Result<BTreeMap<Stri
     fill("cohort", "members", number(training));
     fill("cohort", "size", number(training));
     fill("evaluate", "members", number(evaluators));
-    Ok(dims)
 }
 
 /// `base/name`, or with the first free number behind it.
@@ -232,8 +236,8 @@ mod tests {
     #[test]
     fn the_built_in_example_is_valid() {
         let table: toml::Table = toml::from_str(EXAMPLE).unwrap();
-        let manifest = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
-        let names: Vec<String> = methods(&table, &manifest).unwrap().into_iter().map(|(name, _)| name).collect();
+        let (manifest, dims) = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
+        let names: Vec<String> = methods(&table, &manifest, &dims).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["fedavg-zero", "pmcmfl", "tessera"]);
     }
 }

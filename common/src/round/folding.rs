@@ -21,13 +21,23 @@ impl Engine {
         self.state.phase = Phase::Aggregating { fold, metrics };
     }
 
-    pub(super) fn folded(&mut self, now: Millis, id: u64, digest: Digest) -> Result<(), Reject> {
-        let Phase::Aggregating { fold, metrics } = &self.state.phase else {
-            return Err(Reject::StaleFold(id));
-        };
-        if fold.id != id {
-            return Err(Reject::StaleFold(id));
+    /// The fold of this number, if it is the one that is awaited, and the metrics that came with its answers.
+    fn awaited(&self, id: u64) -> Result<(&Fold, &Metrics), Reject> {
+        match &self.state.phase {
+            Phase::Aggregating { fold, metrics } if fold.id == id => Ok((fold, metrics)),
+            Phase::Waiting
+            | Phase::Surveying(_)
+            | Phase::Initialising(_)
+            | Phase::Fitting { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Evaluating(_)
+            | Phase::Done(_)
+            | Phase::Paused { .. } => Err(Reject::StaleFold(id)),
         }
+    }
+
+    pub(super) fn folded(&mut self, now: Millis, id: u64, digest: Digest) -> Result<(), Reject> {
+        let (fold, metrics) = self.awaited(id)?;
         let (kind, round, metrics) = (fold.kind, fold.round, metrics.clone());
         let members = fold.answers.iter().map(|a| a.member.clone()).collect();
         match kind {
@@ -49,19 +59,8 @@ impl Engine {
     }
 
     pub(super) fn fold_failed(&mut self, id: u64, reason: String) -> Result<(), Reject> {
-        match &self.state.phase {
-            Phase::Aggregating { fold, .. } if fold.id == id => {
-                self.pause(format!("the answers of round {} could not be folded: {reason}", fold.round));
-                Ok(())
-            }
-            Phase::Waiting
-            | Phase::Surveying(_)
-            | Phase::Initialising(_)
-            | Phase::Fitting { .. }
-            | Phase::Aggregating { .. }
-            | Phase::Evaluating(_)
-            | Phase::Done(_)
-            | Phase::Paused { .. } => Err(Reject::StaleFold(id)),
-        }
+        let round = self.awaited(id)?.0.round;
+        self.pause(format!("the answers of round {round} could not be folded: {reason}"));
+        Ok(())
     }
 }

@@ -38,7 +38,7 @@ impl Engine {
     }
 
     /// After a pause for want of answers: everybody who was asked and did not answer is asked again.
-    pub(super) fn ask_missing(&mut self) {
+    fn ask_missing(&mut self) {
         let round = self.current_round();
         let Some(collect) = self.state.phase.collect().filter(|c| c.starved()) else { return };
         let work = collect.work;

@@ -76,18 +76,14 @@ impl Phase {
         }
     }
 
-    /// Answers that are waited for, or will be once a pause is over.
-    pub(super) fn awaited_mut(&mut self) -> Option<&mut Collect> {
-        match self {
-            Phase::Paused { then, .. } => then.collect_mut(),
-            Phase::Waiting
-            | Phase::Surveying(_)
-            | Phase::Initialising(_)
-            | Phase::Fitting { .. }
-            | Phase::Aggregating { .. }
-            | Phase::Evaluating(_)
-            | Phase::Done(_) => self.collect_mut(),
-        }
+    /// The phase, or what a paused run goes on with.
+    pub fn under_pause(&self) -> &Phase {
+        if let Phase::Paused { then, .. } = self { then } else { self }
+    }
+
+    /// As [`Self::under_pause`].
+    pub(super) fn under_pause_mut(&mut self) -> &mut Phase {
+        if let Phase::Paused { then, .. } = self { then } else { self }
     }
 
     pub(super) fn collect_mut(&mut self) -> Option<&mut Collect> {

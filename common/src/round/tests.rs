@@ -193,8 +193,7 @@ impl World {
 
     fn check_tally(&mut self) {
         let state = self.engine.state();
-        let phase = if let Phase::Paused { then, .. } = &state.phase { then } else { &state.phase };
-        let waiting = phase.collect();
+        let waiting = state.phase.under_pause().collect();
         let open = waiting.map_or(0, |c| c.open.len() as u64);
         let t = state.tally;
         let good = t.given == t.accepted + t.rejected + t.dropped + t.expired + open;

@@ -76,11 +76,6 @@ pub struct MemberView {
 /// Bad ends that the detail of a paused run shows.
 const BAD_ENDS: usize = 10;
 
-/// The phase, or what a paused run goes on with.
-fn under_pause(phase: &Phase) -> &Phase {
-    if let Phase::Paused { then, .. } = phase { then } else { phase }
-}
-
 /// Members of a run that waits for members: with training data, and with data to evaluate on.
 struct Joined {
     training: usize,
@@ -110,7 +105,7 @@ impl Joined {
 impl RunSummary {
     pub(super) fn of(run: &Run) -> Self {
         let state = run.engine().state();
-        let phase = under_pause(&state.phase);
+        let phase = state.phase.under_pause();
         let joined = matches!(phase, Phase::Waiting).then(|| Joined::of(run));
         let (answered, awaited) = match (&joined, phase.collect()) {
             (Some(joined), _) => (joined.training, run.spec.cohort.members.saturating_sub(joined.training)),
@@ -163,7 +158,7 @@ impl RunSummary {
 impl RunDetail {
     pub(super) fn of(run: &Run) -> Self {
         let state = run.engine().state();
-        let collect = under_pause(&state.phase).collect();
+        let collect = state.phase.under_pause().collect();
         let mut waiting: Vec<MemberName> = collect.into_iter().flat_map(Collect::waiting).cloned().collect();
         waiting.sort();
         let paused = matches!(state.phase, Phase::Paused { .. });

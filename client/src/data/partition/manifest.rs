@@ -305,9 +305,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     // the new name is durable only once the folder is
-    #[cfg(unix)]
-    std::fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    crate::disk::sync_dir(folder)
 }
 
 /// `client-00` and so on.
