@@ -22,6 +22,11 @@ fix:
 accept:
     cargo test --test accept -- --include-ignored --nocapture --test-threads 1
 
+# Kills at every fault point, damaged files, lost messages, memory: the table of docs/reliability.md; most of an hour.
+faults:
+    TESSERA_SEEDS=20000 cargo test --test virtual_faults -- --nocapture
+    cargo test --test faults -- --include-ignored --nocapture --test-threads 1
+
 # The optimised, stripped binary.
 dist:
     cargo build --profile dist

@@ -30,8 +30,14 @@ pub(crate) enum Verb {
     /// Run an agent, which trains on the data of the members that it serves.
     #[cfg(feature = "client")]
     Client(crate::client::Arguments),
-    /// Submit, list, show, pause, resume and stop runs at a coordinator on this machine.
+    /// Submit, fork, list, show, follow, pause, resume, stop and replay runs at a coordinator on this machine.
     Run(crate::run::Arguments),
+    /// Get the models that runs make.
+    Model(crate::model::Arguments),
+    /// The members that a coordinator knows.
+    Members(crate::members::Arguments),
+    /// Look for what is wrong, or soon will be: at a coordinator's folder, a running coordinator, an agent.
+    Doctor(crate::doctor::Arguments),
     /// Look at data sets and cut them into members.
     #[cfg(feature = "client")]
     Data(crate::data::Arguments),
@@ -46,6 +52,9 @@ pub(crate) fn dispatch(verb: Verb) -> Result<ExitCode> {
         #[cfg(feature = "client")]
         Verb::Client(arguments) => crate::client::main(arguments),
         Verb::Run(arguments) => crate::run::main(arguments),
+        Verb::Model(arguments) => crate::model::main(arguments),
+        Verb::Members(arguments) => crate::members::main(arguments),
+        Verb::Doctor(arguments) => crate::doctor::main(arguments),
         #[cfg(feature = "client")]
         Verb::Data(arguments) => crate::data::main(arguments),
     }
@@ -65,7 +74,6 @@ pub(crate) enum Kind {
     NotFound,
     Invalid,
     Unreachable,
-    #[cfg(all(feature = "server", feature = "client"))]
     Interrupted,
 }
 
@@ -99,7 +107,6 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
         Some(Kind::NotFound) => 3,
         Some(Kind::Invalid) => 4,
         Some(Kind::Unreachable) => 6,
-        #[cfg(all(feature = "server", feature = "client"))]
         Some(Kind::Interrupted) => 130,
         None => 1,
     })
@@ -113,6 +120,32 @@ pub(crate) fn report_error(error: &anyhow::Error) {
 /// Writes a line of data to standard output. A reader that went away is not an error of ours.
 pub(crate) fn print(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Text on one line. Members have a say in reasons, and must not steer the operator's terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// "1 event", "3 events".
+pub(crate) fn plural(n: u64, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+}
+
+/// Bytes for people: `17 B`, `1.50 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = None;
+    for next in UNITS {
+        // what would be shown as 1024.00
+        if amount < 1023.995 {
+            break;
+        }
+        amount /= 1024.0;
+        unit = Some(next);
+    }
+    unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{amount:.2} {unit}"))
 }
 
 /// A runtime for a verb that talks.
@@ -154,5 +187,31 @@ pub(crate) async fn interrupted() {
     #[cfg(not(unix))]
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1 << 20, "1.00 MiB"),
+            ((1 << 20) - 1, "1.00 MiB"),
+            (1_572_864, "1.50 MiB"),
+            (3 << 30, "3.00 GiB"),
+            (1 << 50, "1024.00 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        assert_eq!(one_line("out\u{1b}[2J of\n\nmemory\t"), "out [2J of memory");
     }
 }

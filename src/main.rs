@@ -5,6 +5,9 @@ mod cli;
 mod client;
 #[cfg(feature = "client")]
 mod data;
+mod doctor;
+mod members;
+mod model;
 mod run;
 #[cfg(feature = "server")]
 mod server;
@@ -21,6 +24,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Tests make this process die or fail in places that they name.
+    #[cfg(debug_assertions)]
+    let _faults = std::env::var_os("FAILPOINTS").map(|_| fail::FailScenario::setup());
     let arguments = cli::Arguments::parse();
     cli::start_logging(arguments.verbose);
     match cli::dispatch(arguments.verb) {

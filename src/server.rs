@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Largest model or update that is taken, with a unit: B, KiB, MiB or GiB.
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     max_blob: u64,
+    /// Space that stays free on the disk of the data folder, with a unit; runs wait when a round would take from it.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    reserve: u64,
     /// End when standard input ends.
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -52,6 +55,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
         tls,
         heartbeat: arguments.heartbeat,
         max_blob_bytes: arguments.max_blob,
+        reserve_bytes: arguments.reserve,
         ..Config::in_dir(&arguments.data_dir)
     };
     cli::runtime()?.block_on(async {

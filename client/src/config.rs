@@ -3,9 +3,8 @@
 use crate::data::{DataError, Dataset, Manifest};
 use crate::task::MemberData;
 use burn::tensor::Device;
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,14 +14,8 @@ use tessera_common::id::{AgentName, MemberName};
 use tessera_common::rng;
 use tessera_common::round::MemberInfo;
 use tessera_common::spec::SpecError;
-use tessera_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
-use tokio::io::DuplexStream;
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
 
-/// Longest that a connection and its TLS handshake may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+pub use crate::dial::Dial;
 
 /// An agent's settings, as in its TOML file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,7 +34,8 @@ pub struct AgentConfig {
     /// Device: `auto` or `cpu`.
     #[serde(default = "auto")]
     pub device: String,
-    /// Folder for what members keep for themselves, such as private blocks; without it they are kept in memory.
+    /// Folder for what outlives a restart: finished answers, downloads, private blocks. [`Self::load`] names `NAME.state` beside
+    /// the settings if there is none; without one, everything is in memory.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
     /// Members with their own data folders.
@@ -119,7 +113,7 @@ pub enum ConfigError {
 }
 
 impl AgentConfig {
-    /// Reads a settings file; paths in it are relative to its folder.
+    /// Reads a settings file; paths in it are relative to its folder. Without a `state_dir` it is `NAME.state`.
     ///
     /// # Errors
     /// Names the file and the key.
@@ -130,6 +124,7 @@ impl AgentConfig {
         let mut config: Self =
             tessera_common::spec::parse_table("agent", &table).map_err(|e| ConfigError::Spec(path.to_owned(), e))?;
         let folder = path.parent().unwrap_or(Path::new(""));
+        config.state_dir.get_or_insert_with(|| format!("{}.state", config.name).into());
         let tls = config.tls.iter_mut().flat_map(|t| [&mut t.ca, &mut t.cert, &mut t.key]);
         let data = config.member.iter_mut().map(|m| &mut m.data);
         let manifest = config.partition.iter_mut().map(|p| &mut p.manifest);
@@ -144,8 +139,12 @@ impl AgentConfig {
     pub fn prepare(&self) -> Result<Agent, ConfigError> {
         let device = crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
         if let Some(dir) = &self.state_dir {
-            let bad = |e| ConfigError::Invalid(format!("state_dir {} cannot be made: {e}", dir.display()));
-            crate::disk::create_private_dir(dir).map_err(bad)?;
+            let bad = |e| ConfigError::Invalid(format!("state_dir {} cannot be made: {e}; name another folder", dir.display()));
+            match crate::disk::create_private_dir(dir) {
+                // the agent says so, and goes on from memory
+                Err(error) if crate::disk::is_trouble(&error) => {}
+                outcome => outcome.map_err(bad)?,
+            }
         }
         let mut members = BTreeMap::new();
         for member in &self.member {
@@ -238,81 +237,10 @@ pub struct Agent {
     pub threads: usize,
     /// Where tensors live; opened by [`crate::device::open`].
     pub device: Device,
-    /// Folder for what members keep for themselves.
+    /// Folder for what outlives a restart; [`crate::session::run`] keeps other agents out of it.
     pub state_dir: Option<PathBuf>,
     /// How often to send a sign of life, until the coordinator says otherwise.
     pub heartbeat: Duration,
-}
-
-/// How to reach the coordinator.
-#[derive(Debug, Clone)]
-pub enum Dial {
-    /// Over TCP.
-    Tcp {
-        /// `host:port`.
-        address: String,
-        /// Name that the coordinator's certificate must have.
-        host: String,
-        /// TLS settings, or plaintext.
-        tls: Option<Arc<rustls::ClientConfig>>,
-    },
-    /// In the same process: the other end of a pipe is sent to a coordinator that serves it.
-    Pipe(mpsc::Sender<DuplexStream>),
-}
-
-impl Dial {
-    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        // The address is only a label here: the connector below opens the connection.
-        let endpoint = Endpoint::from_static("http://coordinator")
-            .connect_timeout(CONNECT_LIMIT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        match self.clone() {
-            Dial::Pipe(pipes) => {
-                let connector = tower::service_fn(move |_| {
-                    let pipes = pipes.clone();
-                    async move {
-                        let (ours, theirs) = tokio::io::duplex(1 << 20);
-                        pipes.send(theirs).await.map_err(|_| std::io::Error::other("the coordinator is gone"))?;
-                        Ok::<_, std::io::Error>(TokioIo::new(ours))
-                    }
-                });
-                endpoint.connect_with_connector(connector).await
-            }
-            Dial::Tcp { address, tls: None, .. } => {
-                let connector = tower::service_fn(move |_| {
-                    let address = address.clone();
-                    async move { Ok::<_, std::io::Error>(TokioIo::new(tcp(&address).await?)) }
-                });
-                endpoint.connect_with_connector(connector).await
-            }
-            Dial::Tcp { address, host, tls: Some(tls) } => {
-                let connector = tower::service_fn(move |_| {
-                    let (address, host, tls) = (address.clone(), host.clone(), tls.clone());
-                    async move {
-                        let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
-                        let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, tcp(&address).await?);
-                        let stream = tokio::time::timeout(CONNECT_LIMIT, handshake)
-                            .await
-                            .map_err(|_| std::io::Error::other("the TLS handshake takes too long"))??;
-                        Ok::<_, std::io::Error>(TokioIo::new(stream))
-                    }
-                });
-                endpoint.connect_with_connector(connector).await
-            }
-        }
-    }
-}
-
-async fn tcp(address: &str) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    // tonic sets it only on connections of its own; without it a small call waits 40 ms
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// TLS 1.3 with a client certificate.

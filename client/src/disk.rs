@@ -1,7 +1,7 @@
 //! What the standard library leaves to us about files that must outlive a crash.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 /// Makes a folder, if it is not there, that only its owner may look into.
@@ -24,17 +24,47 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
-/// Puts `bytes` at `dir/name`, durably: whoever looks finds the old file or the new one as a whole.
+/// Puts `bytes` at `dir/name`: whoever looks finds the old file or the new one as a whole. Its name is durable only after
+/// [`sync_dir`].
 ///
 /// Two writers of one `name` at once are not allowed for.
 ///
 /// # Errors
 /// If it cannot be written, made durable, or renamed; the old file is then still there.
-pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, dir.join(name))
+    };
+    // half a file would only take room
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+/// As [`place`], and durable on return.
+///
+/// # Errors
+/// As [`place`], and if the folder cannot be synced.
+pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    place(dir, name, bytes)?;
     sync_dir(dir)
+}
+
+/// Removes a file that need not be there.
+///
+/// # Errors
+/// If it is there and cannot be removed.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// True for what is wrong with a disk rather than with what was asked of it: no room, a used-up quota, or a file system
+/// that takes no writes.
+pub(crate) fn is_trouble(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
 }

@@ -27,6 +27,8 @@ pub struct Contribution<'a> {
     pub update: &'a UpdateRef,
     /// Its tensors.
     pub source: &'a dyn Source,
+    /// Rounds that it is late: it was trained from a global of so many rounds before the base.
+    pub late: u32,
 }
 
 impl std::fmt::Debug for Contribution<'_> {
@@ -86,10 +88,27 @@ pub enum FoldError {
     Io(String),
 }
 
+/// The weight of an update that is `late` by so many rounds: `weight * (1 + late)^-staleness`, the polynomial of FedAsync
+/// (Xie et al. 2019, arXiv 1903.03934), rounded down to a whole number so that sums stay exact, and at least 1. A block
+/// that was not trained has weight 0 either way.
+///
+/// ```
+/// use tessera_common::aggregate::late_weight;
+/// assert_eq!([0, 1, 3].map(|late| late_weight(100, late, 0.5)), [100, 70, 50]);
+/// ```
+pub fn late_weight(weight: u32, late: u32, staleness: f64) -> u32 {
+    if weight == 0 || late == 0 {
+        return weight;
+    }
+    let share = (1.0 + f64::from(late)).powf(-staleness);
+    ((f64::from(weight) * share) as u32).max(1)
+}
+
 /// The weighted mean of every parameter, per block over the members that trained it.
 ///
-/// `weight(update, block)` gives a member's weight for a block; 0 leaves the member out. A block that nobody has a
-/// weight for stays as it was. Prototype sums, if `prototypes`, renew the library; everything else is copied.
+/// `weight(update, block)` gives a member's weight for a block; 0 leaves the member out. A late update weighs less
+/// ([`late_weight`]). A block that nobody has a weight for stays as it was. Prototype sums, if `prototypes`, renew the
+/// library, but for those of late updates, which are of an older model; everything else is copied.
 ///
 /// # Errors
 /// If an update does not fit the base or holds a value that is not finite, or if reading or writing fails.
@@ -99,6 +118,7 @@ pub fn fold_mean(
     prototypes: bool,
     sink: &mut dyn Sink,
 ) -> Result<(), FoldError> {
+    let staleness = input.spec.cohort.staleness;
     let library = if prototypes { renewed_library(input)? } else { ParamSet::new() };
     let mut specs: BTreeMap<String, TensorSpec> =
         input.base.layout().entries().iter().map(|(n, e)| (n.clone(), e.spec.clone())).collect();
@@ -111,7 +131,10 @@ pub fn fold_mean(
             continue;
         }
         let trained: Vec<(&Contribution<'_>, u32)> = match block_of(name) {
-            Some(block) => input.updates.iter().map(|c| (c, weight(c.update, block))).filter(|(_, w)| *w > 0).collect(),
+            Some(block) => {
+                let weigh = |c: &Contribution<'_>| late_weight(weight(c.update, block), c.late, staleness);
+                input.updates.iter().map(|c| (c, weigh(c))).filter(|(_, w)| *w > 0).collect()
+            }
             None => Vec::new(),
         };
         if trained.is_empty() {
@@ -194,8 +217,8 @@ fn sum_over(updates: &[Contribution<'_>], name: &str, len: usize) -> Result<Vec<
 
 /// The library after this round's prototype sums, as tensors of a global.
 fn renewed_library(input: &FoldInput<'_>) -> Result<ParamSet, FoldError> {
-    let mut modalities: Vec<&str> = input
-        .updates
+    let fresh: Vec<Contribution<'_>> = input.updates.iter().filter(|c| c.late == 0).copied().collect();
+    let mut modalities: Vec<&str> = fresh
         .iter()
         .flat_map(|c| c.source.layout().entries().keys())
         .filter_map(|n| n.strip_prefix("proto/")?.strip_suffix("/count"))
@@ -207,7 +230,7 @@ fn renewed_library(input: &FoldInput<'_>) -> Result<ParamSet, FoldError> {
     for modality in modalities {
         let old = read_library(input.base, modality).map_err(FoldError::Io)?;
         let sums_name = format!("proto/{modality}/sum");
-        let shape = input.updates.iter().find_map(|c| c.source.layout().spec(&sums_name)).map(|s| s.shape.clone());
+        let shape = fresh.iter().find_map(|c| c.source.layout().spec(&sums_name)).map(|s| s.shape.clone());
         let (classes, width) = match (&shape, &old) {
             (Some(shape), _) if shape.len() == 2 => (shape[0], shape[1]),
             (_, Some(old)) => (old.classes(), old.width()),
@@ -217,12 +240,12 @@ fn renewed_library(input: &FoldInput<'_>) -> Result<ParamSet, FoldError> {
         let sums = ProtoSums::new(
             classes,
             width,
-            sum_over(input.updates, &sums_name, classes * width)?,
-            sum_over(input.updates, &counts_name, classes)?,
+            sum_over(&fresh, &sums_name, classes * width)?,
+            sum_over(&fresh, &counts_name, classes)?,
         )
         .map_err(FoldError::Io)?;
         let mut contributors = vec![0.0; classes];
-        for contribution in input.updates.iter().filter(|c| c.source.layout().spec(&counts_name).is_some()) {
+        for contribution in fresh.iter().filter(|c| c.source.layout().spec(&counts_name).is_some()) {
             let counts = read_f64(contribution.source, &counts_name).map_err(FoldError::Io)?;
             contributors.iter_mut().zip(&counts).filter(|(_, c)| **c > 0.0).for_each(|(n, _)| *n += 1.0);
         }

@@ -17,20 +17,25 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod advance;
 mod collect;
 mod command;
 mod event;
 mod folding;
+mod fork;
+mod late;
 mod pause;
 mod phase;
 mod reject;
+mod rest;
 #[cfg(test)]
 mod tests;
 
 pub use collect::{Collect, Tally};
 pub use command::{Assignment, Command, Fold, FoldKind, Published, Work};
 pub use event::{Event, MemberInfo};
-pub use phase::{Outcome, Phase};
+pub use late::Late;
+pub use phase::{Outcome, PauseCause, Phase};
 pub use reject::Reject;
 
 use crate::global::GlobalRef;
@@ -48,8 +53,27 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct Member {
     /// It is connected.
     pub online: bool,
+    /// If it is not connected: since when.
+    #[serde(default)]
+    pub since: Millis,
+    /// Its failures in a row: refused, failed and expired work.
+    #[serde(default)]
+    pub failures: u32,
+    /// It rests in rounds before this one.
+    #[serde(default)]
+    pub rests_until: Round,
     /// What it has.
     pub info: MemberInfo,
+}
+
+impl Member {
+    /// It is no longer connected; one that left before is away since then.
+    fn leave(&mut self, now: Millis) {
+        if self.online {
+            self.online = false;
+            self.since = now;
+        }
+    }
 }
 
 /// Everything a run remembers. Its size grows with members, not with the model or the rounds.
@@ -67,6 +91,9 @@ pub struct State {
     pub statistics: Option<GlobalRef>,
     /// How assignments ended.
     pub tally: Tally,
+    /// Work of the round before that is still waited for, with `late = "next-round"`.
+    #[serde(default)]
+    pub late: Late,
     next_assignment: u64,
     next_fold: u64,
 }
@@ -92,6 +119,7 @@ impl Engine {
                 inputs: None,
                 statistics: None,
                 tally: Tally::default(),
+                late: Late::default(),
                 next_assignment: 1,
                 next_fold: 1,
             },
@@ -126,7 +154,10 @@ impl Engine {
 
     /// When to send [`Event::Ticked`] at the latest.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.state.phase.collect().map(|c| c.deadline)
+        let collect = self.state.phase.collect()?;
+        let patience = collect.patience_ends();
+        let absence = self.absence_ends(collect);
+        [Some(collect.deadline), patience, absence].into_iter().flatten().min()
     }
 
     /// Takes an event.
@@ -136,8 +167,9 @@ impl Engine {
     pub fn handle(&mut self, now: Millis, event: Event) -> Result<(), Reject> {
         let over = matches!(self.state.phase, Phase::Done(_));
         match event {
+            Event::Forked { round, global, .. } => self.forked(round, global)?,
             Event::Joined { member, info } => self.joined(now, member, info),
-            Event::Left { member } => self.left(&member)?,
+            Event::Left { member } => self.left(now, &member)?,
             Event::Restarted => self.restarted(now),
             Event::Ticked => self.ticked(now),
             Event::Answered(_) | Event::Refused { .. } | Event::Failed { .. } | Event::StopAsked | Event::PauseAsked { .. }
@@ -150,12 +182,7 @@ impl Engine {
             Event::Failed { member, assignment, reason } => self.ended_badly(now, &member, assignment, reason, true)?,
             Event::Folded { fold, digest } => self.folded(now, fold, digest)?,
             Event::FoldFailed { fold, reason } => self.fold_failed(fold, reason)?,
-            Event::PauseAsked { reason } => {
-                if matches!(self.state.phase, Phase::Paused { .. }) {
-                    return Err(Reject::Paused);
-                }
-                self.pause(reason);
-            }
+            Event::PauseAsked { reason } => self.pause_asked(reason)?,
             Event::ResumeAsked => self.resume(now)?,
             Event::StopAsked => self.stop(),
         }
@@ -176,30 +203,33 @@ impl Engine {
     }
 
     fn joined(&mut self, now: Millis, member: MemberName, info: MemberInfo) {
-        self.state.members.insert(member.clone(), Member { online: true, info });
+        let known = self.state.members.get(&member);
+        let (failures, rests_until) = known.map_or((0, 0), |m| (m.failures, m.rests_until));
+        self.state.members.insert(member.clone(), Member { online: true, since: 0, failures, rests_until, info });
         // It may have lost what it was asked: ask again. Doing the same work twice does no harm.
-        if let Some(collect) = self.state.phase.collect() {
-            let again = collect.open.values().filter(|o| o.assignment.member == member);
-            self.commands.extend(again.map(|o| Command::Assign(o.assignment.clone())));
-        }
+        let awaited = self.state.phase.collect().into_iter().flat_map(|c| c.open.values()).chain(self.state.late.open.values());
+        let again = awaited.filter(|o| o.assignment.member == member);
+        self.commands.extend(again.map(|o| Command::Assign(o.assignment.clone())));
         if self.state.phase == Phase::Waiting {
             self.start_if_ready(now);
+        } else if self.helps(&member) {
+            self.go_on(now);
         }
     }
 
-    fn left(&mut self, member: &MemberName) -> Result<(), Reject> {
+    fn left(&mut self, now: Millis, member: &MemberName) -> Result<(), Reject> {
         let known = self.state.members.get_mut(member).ok_or_else(|| Reject::UnknownMember(member.clone()))?;
-        known.online = false;
+        known.leave(now);
         Ok(())
     }
 
     fn restarted(&mut self, now: Millis) {
-        self.state.members.values_mut().for_each(|m| m.online = false);
-        let deadline = self.deadline(now);
-        if let Some(collect) = self.state.phase.collect_mut() {
-            // nobody could answer while the coordinator was down
-            collect.deadline = deadline;
-        }
+        self.state.members.values_mut().for_each(|m| {
+            m.online = true;
+            m.leave(now);
+        });
+        // nobody could answer while the coordinator was down
+        self.wait_anew(now);
         if let Phase::Aggregating { fold, .. } = &self.state.phase {
             self.commands.push_back(Command::Fold(fold.clone()));
         }
@@ -209,10 +239,11 @@ impl Engine {
         if self.pool().len() < self.spec.cohort.members || self.evaluators().len() < self.spec.evaluate.members {
             return;
         }
-        if self.spec.task.standardise {
-            let members = self.pool();
-            let collect = self.ask(now, Work::SurveyInputs, 0, members, self.spec.cohort.quorum());
-            self.state.phase = Phase::Surveying(collect);
+        if let Some(global) = self.state.global {
+            // forked: the model is there already
+            self.fit(now, global.round + 1);
+        } else if self.spec.task.standardise {
+            self.survey(now, Work::SurveyInputs, 0);
         } else {
             self.initialise(now);
         }
@@ -222,6 +253,23 @@ impl Engine {
 
     fn deadline(&self, now: Millis) -> Millis {
         now.saturating_add(self.spec.cohort.deadline.as_millis() as Millis)
+    }
+
+    /// When the first answers are taken; 0 if there is no patience.
+    fn patient_until(&self, now: Millis) -> Millis {
+        let patience = self.spec.cohort.patience.as_millis() as Millis;
+        if patience == 0 { 0 } else { now.saturating_add(patience) }
+    }
+
+    /// Deadline and patience count from now.
+    fn wait_anew(&mut self, now: Millis) {
+        let (deadline, patient_until) = (self.deadline(now), self.patient_until(now));
+        if let Some(collect) = self.state.phase.collect_mut() {
+            (collect.deadline, collect.patient_until) = (deadline, patient_until);
+        }
+        if !self.state.late.open.is_empty() {
+            self.state.late.deadline = deadline;
+        }
     }
 
     fn assign(&mut self, member: MemberName, work: Work, round: Round) -> Assignment {
@@ -245,6 +293,7 @@ impl Engine {
     fn ask(&mut self, now: Millis, work: Work, round: Round, members: Vec<MemberName>, quorum: usize) -> Collect {
         let quorum = quorum.clamp(1, members.len().max(1));
         let mut collect = Collect::new(work, quorum, members.len(), self.deadline(now));
+        collect.patient_until = self.patient_until(now);
         for member in members {
             let assignment = self.assign(member, work, round);
             collect.add(assignment, 0);
@@ -252,16 +301,23 @@ impl Engine {
         collect
     }
 
+    fn survey(&mut self, now: Millis, work: Work, round: Round) {
+        let quorum = self.spec.cohort.quorum();
+        let members = self.awake(self.pool(), quorum, round);
+        self.state.phase = Phase::Surveying(self.ask(now, work, round, members, quorum));
+    }
+
     fn initialise(&mut self, now: Millis) {
         let mut rng = rng::stream(self.spec.seed, "initialiser", "", 0);
-        let members = rng.choose(&self.pool(), 1);
+        let members = rng.choose(&self.awake(self.pool(), 1, 0), 1);
         let collect = self.ask(now, Work::Initialise, 0, members, 1);
         self.state.phase = Phase::Initialising(collect);
     }
 
     fn fit(&mut self, now: Millis, round: Round) {
         let mut rng = rng::stream(self.spec.seed, "select", "", round);
-        let members = self.strategy.select(&self.pool(), self.spec.cohort.size, &mut rng);
+        let size = self.spec.cohort.size;
+        let members = self.strategy.select(&self.awake(self.pool(), size, round), size, &mut rng);
         let mut collect = self.ask(now, Work::Fit, round, members, self.spec.cohort.quorum());
         collect.most = collect.most.min(self.spec.cohort.most());
         self.state.phase = Phase::Fitting { round, collect };
@@ -270,11 +326,16 @@ impl Engine {
     // ---- answers ----
 
     fn answered(&mut self, now: Millis, update: UpdateRef) -> Result<(), Reject> {
+        if self.state.late.knows(update.assignment) {
+            return self.answered_late(update);
+        }
         // An answer that comes during a pause counts too: nobody should have to train twice.
         let collect = self.state.phase.under_pause_mut().collect_mut().ok_or(Reject::NotOpen(update.assignment))?;
         collect.close(update.assignment, &update.member)?;
-        collect.accepted.insert(update.member.clone(), update);
+        let member = update.member.clone();
+        collect.accepted.insert(member.clone(), update);
         self.state.tally.accepted += 1;
+        self.trust(&member);
         self.advance(now);
         Ok(())
     }
@@ -288,16 +349,15 @@ impl Engine {
         reason: String,
         retry: bool,
     ) -> Result<(), Reject> {
+        if self.state.late.knows(id) {
+            return self.late_ended_badly(member, id, retry);
+        }
         let paused = matches!(self.state.phase, Phase::Paused { .. });
         let collect = self.state.phase.under_pause_mut().collect_mut().ok_or(Reject::NotOpen(id))?;
         let open = collect.close(id, member)?;
         collect.last_fault = Some(format!("{member}: {reason}"));
-        let tally = &mut self.state.tally;
-        if retry {
-            tally.dropped += 1;
-        } else {
-            tally.rejected += 1;
-        }
+        self.state.tally.ended_badly(retry);
+        self.strike(member);
         // during a pause nobody is asked; who is missing is asked when the run goes on
         if retry && !paused && open.attempt < self.spec.cohort.retries {
             self.ask_again(member.clone(), &open);
@@ -314,70 +374,9 @@ impl Engine {
         }
     }
 
-    fn ticked(&mut self, now: Millis) {
-        let next = self.deadline(now);
-        let retries = self.spec.cohort.retries;
-        let Some(collect) = self.state.phase.collect_mut() else {
-            return;
-        };
-        if now < collect.deadline {
-            return;
-        }
-        let expired = std::mem::take(&mut collect.open);
-        collect.deadline = next;
-        let enough = collect.accepted.len() >= collect.quorum;
-        self.state.tally.expired += expired.len() as u64;
-        for open in expired.into_values() {
-            let Assignment { id, member, .. } = open.assignment.clone();
-            self.commands.push_back(Command::Cancel { member: member.clone(), assignment: id });
-            if !enough && open.attempt < retries {
-                let online = self.state.members.get(&member).is_some_and(|m| m.online);
-                let stand_in = if online { None } else { self.replacement() };
-                self.ask_again(stand_in.unwrap_or(member), &open);
-            }
-        }
-        self.advance(now);
-    }
-
-    /// An online member that was not asked in this phase yet, drawn from the run's stream.
-    fn replacement(&self) -> Option<MemberName> {
-        let collect = self.state.phase.collect()?;
-        if !matches!(collect.work, Work::Fit | Work::Initialise) {
-            return None;
-        }
-        let free: Vec<MemberName> = self
-            .pool()
-            .into_iter()
-            .filter(|n| !collect.asked.contains(n) && self.state.members.get(n).is_some_and(|m| m.online))
-            .collect();
-        // each replacement draws anew, so the stream takes the number of the assignment
-        let purpose = format!("replace-{}", self.state.next_assignment);
-        rng::stream(self.spec.seed, &purpose, "", 0).choose(&free, 1).pop()
-    }
-
-    /// Goes on if the phase has what it needs, finds replacements if it can, or pauses.
-    fn advance(&mut self, now: Millis) {
-        while self.state.phase.collect().is_some_and(Collect::starved) {
-            let Some(member) = self.replacement() else {
-                let reason = self.state.phase.collect().map(pause::starved_text).unwrap_or_default();
-                self.pause(reason);
-                return;
-            };
-            let Some(collect) = self.state.phase.collect() else { return };
-            let (work, round) = (collect.work, self.current_round());
-            let assignment = self.assign(member, work, round);
-            if let Some(collect) = self.state.phase.collect_mut() {
-                collect.add(assignment, 0);
-            }
-        }
-        if self.state.phase.collect().is_some_and(Collect::complete) {
-            self.conclude(now);
-        }
-    }
-
-    /// Round that the phase works on. A pause works on none.
+    /// Round that the phase works on, or did before its pause.
     fn current_round(&self) -> Round {
-        match &self.state.phase {
+        match self.state.phase.under_pause() {
             Phase::Fitting { round, .. } => *round,
             Phase::Aggregating { fold, .. } => fold.round,
             Phase::Waiting
@@ -393,34 +392,13 @@ impl Engine {
         self.state.global.map_or(0, |g| g.round)
     }
 
-    /// The phase has its answers.
-    fn conclude(&mut self, now: Millis) {
-        let round = self.current_round();
-        let Some(collect) = self.state.phase.collect_mut() else { return };
-        let late = std::mem::take(&mut collect.open);
-        let (work, metrics) = (collect.work, collect.metrics());
-        let answers: Vec<UpdateRef> = std::mem::take(&mut collect.accepted).into_values().collect();
-        self.state.tally.dropped += late.len() as u64;
-        let cancels = late.into_values().map(|o| Command::Cancel { member: o.assignment.member, assignment: o.assignment.id });
-        self.commands.extend(cancels);
-        match work {
-            Work::SurveyInputs => self.fold(FoldKind::Inputs, round, answers, metrics),
-            Work::Initialise => self.fold(FoldKind::Initial, round, answers, metrics),
-            Work::Fit => self.fold(FoldKind::Round, round, answers, metrics),
-            Work::SurveyFeatures => self.fold(FoldKind::Features, round, answers, metrics),
-            Work::Evaluate => self.evaluated(now, metrics),
-        }
-    }
-
     // ---- after a fold ----
 
     fn after_publish(&mut self, now: Millis, round: Round) {
         let every = self.spec.evaluate.every;
         let due = round == self.spec.rounds || (every > 0 && round > 0 && round.is_multiple_of(every));
         if due {
-            let members = self.pool();
-            let collect = self.ask(now, Work::SurveyFeatures, round, members, self.spec.cohort.quorum());
-            self.state.phase = Phase::Surveying(collect);
+            self.survey(now, Work::SurveyFeatures, round);
         } else {
             self.fit(now, round + 1);
         }

@@ -4,27 +4,39 @@
 //! refused with the nearest valid one. What a task or a strategy alone understands lies in its own table, which that
 //! task or strategy parses with [`parse_table`], so that adding one does not touch this file.
 
-use crate::id::{MemberName, is_valid_name};
+use crate::id::is_valid_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+mod cohort;
 mod error;
+mod keep;
 mod preset;
 #[cfg(test)]
 mod tests;
+mod units;
 
+pub use cohort::{CohortSpec, EvaluateSpec, Late};
 pub use error::{SpecError, nearest};
+pub use keep::KeepSpec;
 pub use preset::{PRESETS, Preset, merge, set_key};
+pub use units::duration;
 
 /// True if `name` is one of the run's modalities.
 pub fn is_modality(spec: &RunSpec, name: &str) -> bool {
     spec.task.modalities.contains_key(name)
 }
 
+/// Refuses the value of a key, with what would be right.
+type Check<'a> = &'a dyn Fn(&str, bool, &str) -> Result<(), SpecError>;
+
 /// Version of the format of this document.
 pub const SPEC_VERSION: u32 = 1;
+
+/// Version of the engine's rules that new runs have. A run keeps those that it began with, so that its journal gives
+/// the same state again. Rules 1 know neither resting members nor a pause that ends by itself.
+pub const RULES: u32 = 2;
 
 /// Most classes of a task.
 pub const MAX_CLASSES: usize = 100_000;
@@ -40,6 +52,9 @@ pub const FUSED: &str = "fused";
 pub struct RunSpec {
     /// Version of the format; 1.
     pub version: u32,
+    /// Version of the engine's rules that the run began with, 1 to [`RULES`].
+    #[serde(default = "current_rules")]
+    pub rules: u32,
     /// Name of the run, for people.
     pub name: String,
     /// Seed of every random draw of the run.
@@ -69,6 +84,13 @@ pub struct RunSpec {
     /// When the global is evaluated.
     #[serde(default)]
     pub evaluate: EvaluateSpec,
+    /// What the coordinator keeps beyond what the run works with.
+    #[serde(default)]
+    pub keep: KeepSpec,
+}
+
+fn current_rules() -> u32 {
+    RULES
 }
 
 fn default_strategy() -> toml::Table {
@@ -276,107 +298,6 @@ pub enum Library {
     Fresh,
 }
 
-/// Who is asked, and how long one waits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CohortSpec {
-    /// Members that must have joined before the run starts.
-    pub members: usize,
-    /// Members asked in a round.
-    pub size: usize,
-    /// Fewest accepted updates that make a round; the whole cohort if not given.
-    #[serde(default)]
-    pub quorum: Option<usize>,
-    /// Most accepted updates of a round: when they are in, the rest is cancelled. The whole cohort if not given.
-    #[serde(default)]
-    pub most: Option<usize>,
-    /// Longest that a phase waits for answers, such as "10m".
-    #[serde(default = "ten_minutes", with = "units")]
-    pub deadline: Duration,
-    /// How often an assignment that failed or expired is given again.
-    #[serde(default = "two")]
-    pub retries: u32,
-    /// Only these members take part; all if empty.
-    #[serde(default)]
-    pub only: Vec<MemberName>,
-}
-
-fn ten_minutes() -> Duration {
-    Duration::from_secs(600)
-}
-
-fn two() -> u32 {
-    2
-}
-
-impl CohortSpec {
-    /// Fewest accepted updates of a round.
-    pub fn quorum(&self) -> usize {
-        self.quorum.unwrap_or(self.size)
-    }
-
-    /// Most accepted updates of a round.
-    pub fn most(&self) -> usize {
-        self.most.unwrap_or(self.size)
-    }
-}
-
-/// When the global is evaluated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluateSpec {
-    /// Every so many rounds; 0 evaluates after the last round only, which is always done.
-    pub every: u32,
-    /// Members with data to evaluate on that must have joined before the run starts.
-    pub members: usize,
-}
-
-impl Default for EvaluateSpec {
-    fn default() -> Self {
-        Self { every: 10, members: 0 }
-    }
-}
-
-/// A duration with its unit, such as `500ms` or `1h 30m`.
-///
-/// # Errors
-/// Why the text is none; whoever asked for it says what would be right.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
-    Duration::try_from(span).map_err(|_| "it is negative".to_owned())
-}
-
-/// Durations with units.
-mod units {
-    use serde::de::{Deserializer, Error, Visitor};
-    use serde::ser::Serializer;
-    use std::fmt;
-    use std::time::Duration;
-
-    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&format!("{}ms", d.as_millis()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        d.deserialize_str(WithUnit)
-    }
-
-    struct WithUnit;
-
-    impl Visitor<'_> for WithUnit {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration with its unit, such as \"90s\" or \"1h 30m\"")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-            super::duration(text)
-                .map_err(|why| E::custom(format!("{text:?} is not a duration such as \"90s\" or \"1h 30m\": {why}")))
-        }
-    }
-}
-
 /// Parses the own table of a task or strategy, refusing unknown keys with the nearest valid one.
 ///
 /// # Errors
@@ -395,6 +316,19 @@ impl RunSpec {
     pub fn from_toml(text: &str) -> Result<Self, SpecError> {
         let spec: RunSpec = toml::from_str(text).map_err(SpecError::from_toml)?;
         spec.validate()?;
+        Ok(spec)
+    }
+
+    /// Parses a spec that a coordinator keeps on disk. One without `rules` is of the version before that key: rules 1.
+    ///
+    /// # Errors
+    /// As [`Self::from_toml`].
+    pub fn stored(text: &str) -> Result<Self, SpecError> {
+        let mut spec = Self::from_toml(text)?;
+        let table: toml::Table = toml::from_str(text).map_err(SpecError::from_toml)?;
+        if !table.contains_key("rules") {
+            spec.rules = 1;
+        }
         Ok(spec)
     }
 
@@ -425,6 +359,7 @@ impl RunSpec {
     fn validate(&self) -> Result<(), SpecError> {
         let check = |key: &str, ok: bool, why: &str| if ok { Ok(()) } else { Err(SpecError::invalid(key, why)) };
         check("version", self.version == SPEC_VERSION, "this build reads version 1")?;
+        check("rules", (1..=RULES).contains(&self.rules), "this build knows rules 1 and 2; leave the key out for a new run")?;
         check("name", is_valid_name(&self.name), "use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-'")?;
         check("rounds", (1..=1_000_000).contains(&self.rounds), "must be 1 to 1000000")?;
         check("seed", self.seed <= i64::MAX as u64, "must be below 2^63")?;
@@ -440,24 +375,13 @@ impl RunSpec {
             check(&key, (1..=10_000_000).contains(&dim), "the number of features must be 1 to 10000000")?;
         }
         self.validate_numbers(&check)?;
-        let cohort = &self.cohort;
-        check("cohort.members", (1..=1_000_000).contains(&cohort.members), "must be 1 to 1000000")?;
-        check("cohort.size", (1..=cohort.members).contains(&cohort.size), "must be 1 to cohort.members")?;
-        check("cohort.quorum", (1..=cohort.size).contains(&cohort.quorum()), "must be 1 to cohort.size")?;
-        check("cohort.most", (cohort.quorum()..=cohort.size).contains(&cohort.most()), "must be cohort.quorum to cohort.size")?;
-        check("cohort.deadline", cohort.deadline >= Duration::from_secs(1), "must be at least 1s")?;
-        check("cohort.deadline", cohort.deadline <= Duration::from_secs(30 * 86_400), "must be at most 30 days")?;
-        check("cohort.retries", cohort.retries <= 1000, "must be at most 1000")?;
-        check(
-            "cohort.only",
-            cohort.only.is_empty() || cohort.only.len() >= cohort.members,
-            "names fewer members than cohort.members asks for",
-        )?;
+        self.cohort.validate(&check)?;
+        self.keep.validate(&check)?;
         self.validate_library(&check)
     }
 
     /// What needs a prototype library needs a strategy that keeps one.
-    fn validate_library(&self, check: &dyn Fn(&str, bool, &str) -> Result<(), SpecError>) -> Result<(), SpecError> {
+    fn validate_library(&self, check: Check<'_>) -> Result<(), SpecError> {
         let strategy = crate::strategy::create(self)?;
         let kept = strategy.plan(self, 1).prototypes;
         let why = "needs a prototype library, which this strategy does not keep; use strategy.kind = \"pmcm\"";
@@ -468,7 +392,7 @@ impl RunSpec {
         check("prototypes.library", kept || !uploaded, "\"uploaded\" needs a strategy that keeps a library, such as \"pmcm\"")
     }
 
-    fn validate_numbers(&self, check: &dyn Fn(&str, bool, &str) -> Result<(), SpecError>) -> Result<(), SpecError> {
+    fn validate_numbers(&self, check: Check<'_>) -> Result<(), SpecError> {
         let (train, missing, proto) = (&self.train, &self.missing, &self.prototypes);
         check("train.epochs", (1..=10_000).contains(&train.epochs), "must be 1 to 10000")?;
         check("train.batch", (1..=1_000_000).contains(&train.batch), "must be 1 to 1000000")?;

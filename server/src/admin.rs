@@ -1,14 +1,17 @@
 //! The service for operators: decode, ask the runtime, answer.
 
+use crate::clock::Clock;
 use crate::rpc::{Answers, send_blob};
 use crate::runtime::Handle;
+use crate::space;
 use crate::wire;
 use tessera_proto::convert::{digest, run_id};
 use tessera_proto::v1::admin_server::Admin;
 use tessera_proto::v1::{
-    DownloadRequest, DownloadResponse, ListMembersRequest, ListMembersResponse, ListRunsRequest, ListRunsResponse,
-    PauseRunRequest, PauseRunResponse, ResumeRunRequest, ResumeRunResponse, ShowRunRequest, ShowRunResponse, StopRunRequest,
-    StopRunResponse, SubmitRunRequest, SubmitRunResponse, WatchRunRequest, WatchRunResponse,
+    DownloadRequest, DownloadResponse, ForkRunRequest, ForkRunResponse, GetStatusRequest, GetStatusResponse, ListGlobalsRequest,
+    ListGlobalsResponse, ListMembersRequest, ListMembersResponse, ListRunsRequest, ListRunsResponse, PauseRunRequest,
+    PauseRunResponse, ResumeRunRequest, ResumeRunResponse, ShowRunRequest, ShowRunResponse, StopRunRequest, StopRunResponse,
+    SubmitRunRequest, SubmitRunResponse, WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -83,6 +86,41 @@ impl Admin for AdminService {
     async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
         let members = self.handle.members().await?;
         Ok(Response::new(ListMembersResponse { members: members.iter().map(wire::member).collect() }))
+    }
+
+    async fn list_globals(&self, request: Request<ListGlobalsRequest>) -> Result<Response<ListGlobalsResponse>, Status> {
+        let globals = self.handle.globals(&run_id(&request.into_inner().run)?).await?;
+        Ok(Response::new(ListGlobalsResponse { globals: globals.into_iter().map(wire::kept_global).collect() }))
+    }
+
+    async fn fork_run(&self, request: Request<ForkRunRequest>) -> Result<Response<ForkRunResponse>, Status> {
+        let request = request.into_inner();
+        let from = run_id(&request.run)?;
+        let id = if request.new_run.is_empty() { None } else { Some(run_id(&request.new_run)?) };
+        let spec = Some(request.spec_toml.as_str()).filter(|text| !text.is_empty());
+        let run = self.handle.fork(&from, request.from_round, spec, id).await?;
+        Ok(Response::new(ForkRunResponse { run: run.into() }))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        let trouble = self.handle.trouble().await?.unwrap_or_default();
+        let (blobs, disk) = (self.handle.blobs().clone(), self.handle.shared.disk.clone());
+        let look = move || {
+            let space = disk.as_ref().and_then(|(dir, _)| space::free(dir).ok());
+            let (data_dir, reserve_bytes) = disk.map(|(dir, reserve)| (dir.display().to_string(), reserve)).unwrap_or_default();
+            GetStatusResponse {
+                version: tessera_proto::VERSION.into(),
+                time_ms: Clock::new().now(),
+                data_dir,
+                free_bytes: space.as_ref().map_or(0, |s| s.free),
+                total_bytes: space.as_ref().map_or(0, |s| s.total),
+                reserve_bytes,
+                trouble,
+                quarantined: blobs.quarantined(),
+            }
+        };
+        let status = tokio::task::spawn_blocking(look).await.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(status))
     }
 
     async fn fetch_blob(&self, request: Request<DownloadRequest>) -> Result<Response<Self::FetchBlobStream>, Status> {

@@ -48,7 +48,7 @@ pub(crate) async fn admit(
     match judge(handle, served, answer).await {
         Ok(refused) => Ok(verdict(refused)),
         Err(Refusal::Stopping) => Err(Refusal::Stopping.into()),
-        Err(Refusal::Broken { run, reason }) => {
+        Err(Refusal::Broken { run, reason } | Refusal::Waiting { run, reason }) => {
             tracing::debug!(%run, reason, "an answer waits for its run");
             Ok(None)
         }
@@ -118,6 +118,8 @@ fn inspect(spec: &RunSpec, assignment: &Assignment, update: &UpdateRef, blobs: &
         }
         (Work::Initialise | Work::SurveyInputs | Work::Fit | Work::SurveyFeatures, Some(digest)) => digest,
     };
+    // whoever clears away blobs does not know yet that this one counts
+    blobs.touch(&digest).map_err(fault)?;
     let blob = blobs.open(&digest).map_err(fault)?;
     let total = blob.layout().total();
     if update.bytes != total {
@@ -143,7 +145,7 @@ fn inspect(spec: &RunSpec, assignment: &Assignment, update: &UpdateRef, blobs: &
 fn fault(error: BlobError) -> Fault {
     let text = error.to_string();
     match error {
-        BlobError::Io { .. } | BlobError::Lost(_) => Fault::Ours(text),
+        BlobError::Io { .. } | BlobError::Lost(_) | BlobError::Corrupt { .. } => Fault::Ours(text),
         BlobError::Missing(_)
         | BlobError::Malformed { .. }
         | BlobError::Offset { .. }

@@ -4,18 +4,26 @@
 //! digest is complete. Each upload writes a file of its own, so two uploads of the same blob cannot mix; one that
 //! breaks off leaves `DIGEST.part`, from whose end it can go on. Calls block; callers on the executor use
 //! `spawn_blocking`.
+//!
+//! Bytes are checked against their digest once in a process; a file that holds others is put aside in `quarantine`.
+//! [`Blobs::sweep`] clears away what nobody needs.
 
 mod read;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod verify;
 mod writer;
 
 pub use read::{Blob, Raw};
+pub use sweep::Swept;
 pub use upload::Upload;
 pub use writer::Writer;
 
+use crate::disk::{is_trouble, sync_dir};
 use crate::error::Error;
+use crate::fault::point;
 use crate::sync::lock;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -26,6 +34,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tessera_common::id::Digest;
 use tessera_common::param::Limits;
+use tokio::time::Instant;
+use verify::{Identity, Verified};
 
 /// Why a blob cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +97,20 @@ pub enum BlobError {
         /// What is wrong.
         why: String,
     },
+    /// The bytes on our disk are not those that the name says. The paths are for our own log and operators.
+    #[error(
+        "blob {digest}: its bytes on our disk have the digest {found}; the file is put aside as {}; put back an intact copy \
+         under blobs/{digest} and resume the run",
+        put_aside.display()
+    )]
+    Corrupt {
+        /// Which blob.
+        digest: Digest,
+        /// Digest of the bytes that are there.
+        found: Digest,
+        /// Where the file is now.
+        put_aside: PathBuf,
+    },
     /// Our disk failed. The path is for our own log and operators, not for agents.
     #[error("{doing} {}: {error}", path.display())]
     Io {
@@ -106,6 +130,11 @@ impl BlobError {
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Io { doing, path: path.to_owned(), error }
     }
+
+    /// True if the disk has no room, takes no writes or fails: the same may work once that is mended.
+    pub fn is_trouble_of_the_disk(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if is_trouble(error))
+    }
 }
 
 /// How much of a blob is here.
@@ -117,10 +146,23 @@ pub struct BlobStatus {
     pub complete: bool,
 }
 
+/// Something in memory, and when it was last written or asked for.
+#[derive(Debug)]
+struct Held<T> {
+    bytes: T,
+    at: Instant,
+}
+
+impl<T> Held<T> {
+    fn now(bytes: T) -> Self {
+        Self { bytes, at: Instant::now() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Memory {
-    complete: BTreeMap<Digest, Bytes>,
-    parts: BTreeMap<Digest, Vec<u8>>,
+    complete: BTreeMap<Digest, Held<Bytes>>,
+    parts: BTreeMap<Digest, Held<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -137,6 +179,9 @@ struct Inner {
     next: AtomicU64,
     /// Files that readers hold open.
     open_files: AtomicUsize,
+    /// Files whose bytes were checked. Locked while names change: by a file that is put in place, touched, put aside or
+    /// removed, so that none of these acts on a file that another one has just replaced.
+    verified: Mutex<Verified>,
 }
 
 /// All blobs of a coordinator. Clones are the same store.
@@ -179,9 +224,14 @@ impl Blobs {
         Ok(Self::at(Place::Dir(dir.to_owned()), max_bytes))
     }
 
+    /// Blobs in the folder `dir`, to read only: nothing is made or cleared, also while a coordinator uses the folder.
+    pub(crate) fn to_read(dir: &Path) -> Self {
+        Self::at(Place::Dir(dir.to_owned()), u64::MAX)
+    }
+
     fn at(place: Place, max_bytes: u64) -> Self {
-        let inner = Inner { place, max_bytes, next: AtomicU64::new(1), open_files: AtomicUsize::new(0) };
-        Self { inner: Arc::new(inner) }
+        let (next, open_files, verified) = (AtomicU64::new(1), AtomicUsize::new(0), Mutex::default());
+        Self { inner: Arc::new(Inner { place, max_bytes, next, open_files, verified }) }
     }
 
     /// Limits for reading what is stored. Not that of an upload: a global may be larger than every update, by its library.
@@ -208,7 +258,9 @@ impl Blobs {
     /// If it is not here.
     pub fn len(&self, digest: &Digest) -> Result<u64, BlobError> {
         match &self.inner.place {
-            Place::Memory(memory) => lock(memory).complete.get(digest).map(|b| b.len() as u64).ok_or(BlobError::Missing(*digest)),
+            Place::Memory(memory) => {
+                lock(memory).complete.get(digest).map(|held| held.bytes.len() as u64).ok_or(BlobError::Missing(*digest))
+            }
             Place::Dir(dir) => file_len(&blob_path(dir, digest))?.ok_or(BlobError::Missing(*digest)),
         }
     }
@@ -224,7 +276,7 @@ impl Blobs {
 
     fn part_len(&self, digest: &Digest) -> Result<u64, BlobError> {
         match &self.inner.place {
-            Place::Memory(memory) => Ok(lock(memory).parts.get(digest).map_or(0, |p| p.len() as u64)),
+            Place::Memory(memory) => Ok(lock(memory).parts.get(digest).map_or(0, |held| held.bytes.len() as u64)),
             Place::Dir(dir) => Ok(file_len(&part_path(dir, digest))?.unwrap_or(0)),
         }
     }
@@ -234,6 +286,24 @@ impl Blobs {
             Place::Memory(memory) => drop(lock(memory).parts.remove(digest)),
             Place::Dir(dir) => remove(&part_path(dir, digest)),
         }
+    }
+
+    /// Makes `from` durable under the digest's name. Its bytes were hashed while they were written.
+    fn settle(&self, file: &File, from: &Path, dir: &Path, digest: &Digest) -> Result<(), BlobError> {
+        point("coordinator/blob-before-fsync");
+        file.sync_all().map_err(BlobError::io("cannot fsync", from))?;
+        point("coordinator/blob-after-fsync");
+        let to = blob_path(dir, digest);
+        let identity = Identity::of(file).map_err(BlobError::io("cannot look at", from))?;
+        {
+            let mut verified = lock(&self.inner.verified);
+            fs::rename(from, &to).map_err(BlobError::io("cannot put in place", &to))?;
+            verified.remember(*digest, identity);
+        }
+        point("coordinator/blob-after-rename");
+        sync_dir(dir).map_err(BlobError::io("cannot fsync", dir))?;
+        point("coordinator/blob-after-dir-fsync");
+        Ok(())
     }
 
     fn number(&self) -> u64 {
@@ -264,12 +334,4 @@ fn remove(path: &Path) {
     {
         tracing::warn!(path = %path.display(), %error, "cannot remove an unneeded file");
     }
-}
-
-/// Makes `from` durable under the digest's name.
-fn settle(file: &File, from: &Path, dir: &Path, digest: &Digest) -> Result<(), BlobError> {
-    file.sync_all().map_err(BlobError::io("cannot fsync", from))?;
-    let to = blob_path(dir, digest);
-    fs::rename(from, &to).map_err(BlobError::io("cannot put in place", &to))?;
-    crate::disk::sync_dir(dir).map_err(BlobError::io("cannot fsync", dir))
 }

@@ -21,6 +21,10 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Largest blob that is taken, in bytes.
     pub max_blob_bytes: u64,
+    /// Bytes that stay free on the disk of the data folder: runs wait when an upload or a round would take from them.
+    pub reserve_bytes: u64,
+    /// How long a blob that no run needs is kept after it came or was asked for: its answer may be on the way.
+    pub blob_grace: Duration,
 }
 
 /// PEM files of the coordinator.
@@ -55,6 +59,8 @@ impl Config {
             admin: AdminAddress::None,
             heartbeat: Duration::from_millis(500),
             max_blob_bytes: 4 << 30,
+            reserve_bytes: 256 << 20,
+            blob_grace: Duration::from_secs(60),
         }
     }
 

@@ -52,3 +52,29 @@ pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
         outcome => outcome,
     }
 }
+
+/// True for what is wrong with a disk rather than with what was asked of it: no room, a used-up quota, a file system that
+/// takes no writes, or a device that fails. All of these can be mended while we wait.
+pub(crate) fn is_trouble(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+        return true;
+    }
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn trouble_of_the_disk_is_told_from_other_errors() {
+        use rustix::io::Errno;
+        let is = |errno: Errno| is_trouble(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!([Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO].map(is).iter().all(|trouble| *trouble));
+        assert!([Errno::NOENT, Errno::ACCESS, Errno::MFILE, Errno::INTR].map(is).iter().all(|trouble| !trouble));
+        assert!(is_trouble(&io::ErrorKind::StorageFull.into()), "without a number of the system, too");
+        assert!(!is_trouble(&io::Error::other("x")));
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::blob::BlobError;
 use std::path::{Path, PathBuf};
-use tessera_common::id::RunId;
+use tessera_common::id::{Round, RunId};
 use tessera_common::round::Reject;
 use tessera_common::spec::SpecError;
 use tessera_proto::convert::Malformed;
@@ -105,6 +105,26 @@ pub enum Refusal {
         /// Why, and what would help.
         reason: String,
     },
+    /// The disk has no room or takes no writes. The run goes on by itself once that is mended.
+    #[error("run {run} waits for the disk: {reason}")]
+    Waiting {
+        /// Which.
+        run: RunId,
+        /// What is wrong with the disk, and what would help.
+        reason: String,
+    },
+    /// A run's global of this round is not kept any more, or there never was one.
+    #[error(
+        "run {run} has no global of round {round} any more; it keeps those of rounds {kept} (keep.globals in its spec says how many)"
+    )]
+    NotKept {
+        /// Which.
+        run: RunId,
+        /// The round.
+        round: Round,
+        /// Rounds that are kept.
+        kept: String,
+    },
     /// A new run cannot be stored.
     #[error("the run cannot be stored: {0}")]
     NotStored(String),
@@ -122,6 +142,8 @@ impl From<Refusal> for Status {
             Refusal::Taken(_) => Status::already_exists(text),
             Refusal::Spec(_) | Refusal::Malformed(_) => Status::invalid_argument(text),
             Refusal::Engine(_) => Status::failed_precondition(text),
+            Refusal::NotKept { .. } => Status::not_found(text),
+            Refusal::Waiting { .. } => Status::unavailable(text),
             Refusal::Broken { .. } => Status::aborted(text),
             Refusal::NotStored(_) => Status::internal(text),
             Refusal::Stopping => Status::unavailable(text),
@@ -133,6 +155,9 @@ impl From<BlobError> for Status {
     fn from(error: BlobError) -> Self {
         let text = match &error {
             // whoever gets this has no business with our paths
+            BlobError::Corrupt { digest, .. } => {
+                format!("blob {} of the coordinator is damaged; its operator is told", digest.short())
+            }
             BlobError::Io { doing, error, .. } => format!("the coordinator {doing} a blob: {error}"),
             _ => error.to_string(),
         };
@@ -141,6 +166,7 @@ impl From<BlobError> for Status {
             BlobError::Offset { .. } => Status::failed_precondition(text),
             BlobError::TooLarge { .. } | BlobError::Overflow { .. } => Status::resource_exhausted(text),
             BlobError::Mismatch { .. } | BlobError::Short { .. } | BlobError::Malformed { .. } => Status::invalid_argument(text),
+            BlobError::Corrupt { .. } => Status::internal(text),
             BlobError::Io { .. } | BlobError::Lost(_) => Status::internal(text),
         }
     }

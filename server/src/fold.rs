@@ -2,7 +2,7 @@
 
 use crate::blob::{Blob, BlobError, Blobs};
 use std::sync::Arc;
-use tessera_common::aggregate::{Contribution, FoldError, FoldInput, fold_initial, sum_statistics};
+use tessera_common::aggregate::{Contribution, FoldError, FoldInput, Sink, fold_initial, sum_statistics};
 use tessera_common::id::Digest;
 use tessera_common::param::Source;
 use tessera_common::round::{Event, Fold, FoldKind};
@@ -31,48 +31,67 @@ pub(crate) async fn fold(spec: Arc<RunSpec>, task: Fold, blobs: Blobs, permits: 
     }
 }
 
-/// Carries out a fold: reads the answers' blobs side by side, writes the result as it goes.
+/// Carries out a fold: checks that the blobs that it reads are intact, reads them side by side, and writes the result as it
+/// goes.
 ///
 /// # Errors
 /// What could not be read, folded or written; nothing is stored then.
 pub(crate) fn run(spec: &RunSpec, task: &Fold, blobs: &Blobs) -> Result<Digest, String> {
     let text = |error: BlobError| error.to_string();
+    let mut writer = blobs.writer().map_err(text)?;
+    run_into(spec, task, &|digest| blobs.open_verified(digest), &mut writer)?;
+    writer.finish().map_err(text)
+}
+
+/// As [`run`], from blobs that `open` gives into any sink.
+///
+/// # Errors
+/// What could not be read, folded or written; what is in the sink is of no use then.
+pub(crate) fn run_into(
+    spec: &RunSpec,
+    task: &Fold,
+    open: &dyn Fn(&Digest) -> Result<Blob, BlobError>,
+    sink: &mut dyn Sink,
+) -> Result<(), String> {
+    let text = |error: BlobError| error.to_string();
     let mut layouts = Vec::new();
     let mut answers: Vec<(&UpdateRef, Blob)> = Vec::with_capacity(task.answers.len());
     for update in &task.answers {
         let digest = update.blob.ok_or_else(|| format!("the answer of {} has no tensors", update.member))?;
-        let mut blob = blobs.open(&digest).map_err(text)?;
+        let mut blob = open(&digest).map_err(text)?;
         blob.share_layout(&mut layouts);
         answers.push((update, blob));
     }
     answers.sort_by(|a, b| a.0.member.cmp(&b.0.member));
-    let updates: Vec<Contribution<'_>> =
-        answers.iter().map(|(update, blob)| Contribution { update, source: blob as &dyn Source }).collect();
-    let open = |digest: Option<Digest>| digest.map(|d| blobs.open(&d)).transpose().map_err(text);
-    let mut writer = blobs.writer().map_err(text)?;
+    let updates: Vec<Contribution<'_>> = answers
+        .iter()
+        .map(|(update, blob)| {
+            let late = task.stale.get(&update.member).copied().unwrap_or(0);
+            Contribution { update, source: blob as &dyn Source, late }
+        })
+        .collect();
+    let optional = |digest: Option<Digest>| digest.map(|d| open(&d)).transpose().map_err(text);
     let folded: Result<(), FoldError> = match task.kind {
-        FoldKind::Inputs | FoldKind::Features => sum_statistics(&updates, &mut writer),
+        FoldKind::Inputs | FoldKind::Features => sum_statistics(&updates, sink),
         FoldKind::Initial => {
             let [initial] = updates.as_slice() else {
                 return Err(format!("{} initial models, one is needed", updates.len()));
             };
-            let inputs = open(task.inputs)?;
-            fold_initial(initial.source, inputs.as_ref().map(|b| b as &dyn Source), &mut writer)
+            let inputs = optional(task.inputs)?;
+            fold_initial(initial.source, inputs.as_ref().map(|b| b as &dyn Source), sink)
         }
         FoldKind::Round => {
-            let base = open(task.base)?.ok_or("there is no global to start from")?;
+            let base = optional(task.base)?.ok_or("there is no global to start from")?;
             let strategy = strategy::create(spec).map_err(|e| e.to_string())?;
-            strategy.fold(&FoldInput { spec, round: task.round, base: &base, updates: &updates }, &mut writer)
+            strategy.fold(&FoldInput { spec, round: task.round, base: &base, updates: &updates }, sink)
         }
     };
-    folded.map_err(|e| e.to_string())?;
-    writer.finish().map_err(text)
+    folded.map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tessera_common::aggregate::Sink;
     use tessera_common::id::AssignmentId;
     use tessera_common::metric::Metrics;
     use tessera_common::param::{Limits, ParamSet, Tensor};
@@ -101,7 +120,7 @@ mod tests {
             metrics: Metrics::default(),
         });
         let (base, answers) = (Some(store(blobs, &model(0))), answers.collect());
-        Fold { id: 1, kind: FoldKind::Round, round: 1, base, inputs: None, answers }
+        Fold { id: 1, kind: FoldKind::Round, round: 1, base, inputs: None, answers, stale: Default::default() }
     }
 
     fn spec() -> RunSpec {
@@ -134,6 +153,21 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_weighs_less() {
+        let blobs = Blobs::in_memory(1 << 20);
+        let mut task = round(&blobs);
+        let fresh = run(&spec(), &task, &blobs).unwrap();
+        task.stale = [("m2".parse().unwrap(), 1)].into();
+        let late = run(&spec(), &task, &blobs).unwrap();
+        assert_ne!(late, fresh);
+        task.stale.clear();
+        // this strategy weighs every block by the member's examples
+        let examples = &mut task.answers[1].examples;
+        *examples = tessera_common::aggregate::late_weight(*examples, 1, spec().cohort.staleness);
+        assert_eq!(run(&spec(), &task, &blobs), Ok(late));
+    }
+
+    #[test]
     fn what_cannot_be_folded_is_said_and_nothing_is_stored() {
         let dir = tempfile::TempDir::new().unwrap();
         let blobs = Blobs::in_dir(dir.path(), 1 << 20).unwrap();
@@ -153,5 +187,27 @@ mod tests {
         assert!(without(&|t| t.base = None).contains("no global to start from"));
         assert!(without(&|t| t.kind = FoldKind::Initial).contains("5 initial models"));
         assert_eq!(files(), before + 1, "only what the test itself stored");
+    }
+
+    #[test]
+    fn damaged_blobs_are_not_folded() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let blobs = Blobs::in_dir(dir.path(), 1 << 20).unwrap();
+        let task = round(&blobs);
+        let expected = run(&spec(), &task, &blobs).unwrap();
+        for digest in [task.base.unwrap(), task.answers[3].blob.unwrap()] {
+            let path = dir.path().join(digest.to_string());
+            let intact = std::fs::read(&path).unwrap();
+            let mut damaged = intact.clone();
+            // a bit of a value: the header is as it was
+            *damaged.last_mut().unwrap() ^= 1;
+            std::fs::write(&path, damaged).unwrap();
+            // a new process, which has not seen the bytes
+            let blobs = Blobs::in_dir(dir.path(), 1 << 20).unwrap();
+            let why = run(&spec(), &task, &blobs).unwrap_err();
+            assert!(why.contains(&digest.to_string()) && why.contains("put back an intact copy"), "{why}");
+            std::fs::write(&path, intact).unwrap();
+            assert_eq!(run(&spec(), &task, &blobs), Ok(expected), "and once it is back");
+        }
     }
 }

@@ -6,10 +6,14 @@
 //! fsynced before anything that depends on them happens. A tail that a crash tore off was never acknowledged and is
 //! cut off; damage before intact records is an error.
 
+mod scan;
 #[cfg(test)]
 mod tests;
 
+pub use scan::Scan;
+
 use crate::error::Error;
+use crate::fault::{hit, point};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -121,6 +125,11 @@ impl Journal {
         self.mark
     }
 
+    /// Bytes that are durable.
+    pub(crate) fn durable_len(&self) -> u64 {
+        self.len
+    }
+
     /// True if appending waits for a disk.
     pub fn is_durable(&self) -> bool {
         self.file.is_some()
@@ -148,14 +157,13 @@ impl Journal {
             bytes.extend_from_slice(mark.chain.as_bytes());
             bytes.extend_from_slice(&payload);
         }
-        if let Some((file, _)) = &mut self.file {
-            let outcome = file.write_all(&bytes).and_then(|()| file.sync_data());
-            if let Err(error) = outcome {
-                self.failed = true;
-                // best effort: a record that was not acknowledged should not come back at the next start
-                let _ = file.set_len(self.len);
-                return Err(error);
-            }
+        if let Some((file, _)) = &mut self.file
+            && let Err(error) = write_through(file, &bytes)
+        {
+            self.failed = true;
+            // best effort: a record that was not acknowledged should not come back at the next start
+            let _ = file.set_len(self.len);
+            return Err(error);
         }
         self.len += bytes.len() as u64;
         self.mark = mark;
@@ -167,6 +175,30 @@ impl Journal {
     pub(crate) fn unwritable(path: &Path, spec_toml: &str) -> Self {
         Self { file: Some((File::open(path).unwrap(), path.to_owned())), ..Self::in_memory(spec_toml) }
     }
+}
+
+/// Cuts off what was never acknowledged, after an append that failed: the disk may or may not have it.
+///
+/// # Errors
+/// If the file cannot be shortened or made durable; what is in it is then still unknown.
+pub(crate) fn forget_behind(path: &Path, durable: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    if file.metadata()?.len() > durable {
+        file.set_len(durable)?;
+    }
+    file.sync_all()
+}
+
+fn write_through(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    point("coordinator/journal-before-write");
+    if hit("coordinator/journal-no-space") {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    file.write_all(bytes)?;
+    point("coordinator/journal-after-write");
+    file.sync_data()?;
+    point("coordinator/journal-after-fsync");
+    Ok(())
 }
 
 /// Reads a record's payload, or says why there is none; the record's chain.

@@ -24,16 +24,20 @@ mod clock;
 mod config;
 mod disk;
 mod error;
+mod fault;
 mod faults;
 mod fold;
+pub mod format;
 mod history;
 pub mod journal;
+pub mod replay;
 mod rpc;
 mod runtime;
 mod serve;
 mod session;
 #[cfg(unix)]
 mod socket;
+pub mod space;
 pub mod store;
 mod sync;
 mod tls;
@@ -42,8 +46,9 @@ mod wire;
 
 pub use config::{AdminAddress, Config, TlsFiles, parse_duration, parse_size};
 pub use error::{Error, Refusal};
+pub use fault::{HITS as FAULT_HITS, POINTS as FAULT_POINTS};
 pub use history::{BadEnd, EndedBadly, Happened, History, Watch};
-pub use runtime::{Handle, MemberView, RunDetail, RunSummary};
+pub use runtime::{Handle, Kept, MemberView, RunDetail, RunSummary};
 
 use blob::Blobs;
 use faults::Faults;
@@ -99,6 +104,7 @@ impl Server {
             None => (None, Blobs::in_memory(config.max_blob_bytes)),
             Some(dir) => {
                 let lock = take_folder(dir)?;
+                format::check(dir)?;
                 (Some(lock), Blobs::in_dir(&dir.join("blobs"), config.max_blob_bytes)?)
             }
         };
@@ -109,7 +115,7 @@ impl Server {
         let (inbox, requests) = runtime::inbox();
         let (pipe, pipes) = serve::ready();
         let traffic = Arc::new(Traffic::default());
-        let runtime = Runtime::open(config.data_dir.as_deref(), blobs.clone(), traffic.clone(), requests, lock)?;
+        let runtime = Runtime::open(&config, blobs.clone(), traffic.clone(), requests, lock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let scans = Semaphore::new(cores);
         let shared = Shared {
@@ -120,6 +126,7 @@ impl Server {
             writing: Default::default(),
             faults: Faults::default(),
             pipes: pipe,
+            disk: config.data_dir.clone().map(|dir| (dir, config.reserve_bytes)),
         };
         let handle = Handle { inbox, shared: Arc::new(shared) };
         Ok(Self { runtime, handle, listener, local, tls, admin, pipes })

@@ -1,7 +1,8 @@
 //! The service for agents: decode, ask the runtime or the blobs, answer.
 
-use crate::blob::{BlobError, Raw, Upload};
-use crate::runtime::Handle;
+use crate::blob::{BlobError, BlobStatus, Blobs, Raw, Upload};
+use crate::fault::hit;
+use crate::runtime::{Disk, Handle, ToAgent};
 use crate::session::{self, OUTBOX};
 use crate::traffic::Counter;
 use crate::wire;
@@ -47,12 +48,20 @@ impl Federation for FederationService {
     async fn connect(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::ConnectStream>, Status> {
         let (outbox, queue) = mpsc::channel(OUTBOX);
         tokio::spawn(session::converse(self.handle.clone(), request.into_inner(), outbox));
-        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(|message| message.map(wire::to_agent)))))
+        let mut sequence = 0;
+        let numbered = move |message: Result<ToAgent, Status>| {
+            message.map(|message| {
+                sequence += 1;
+                wire::to_agent(message, sequence)
+            })
+        };
+        let kept = |message: &Result<CoordinatorMessage, Status>| message.is_err() || !hit("coordinator/lose-sent");
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(numbered).filter(kept))))
     }
 
     async fn upload_status(&self, request: Request<UploadStatusRequest>) -> Result<Response<UploadStatusResponse>, Status> {
         let (blobs, digest) = (self.handle.blobs().clone(), digest(&request.into_inner().digest)?);
-        let status = blocking(&self.handle, move || blobs.status(&digest)).await?;
+        let status = blocking(&self.handle, move || status_of(&blobs, &digest)).await?;
         Ok(Response::new(UploadStatusResponse { offset: status.offset, complete: status.complete }))
     }
 
@@ -66,6 +75,7 @@ impl Federation for FederationService {
             return Ok(done);
         }
         let UploadHeader { bytes, offset, .. } = header;
+        self.room_for(bytes.saturating_sub(offset)).await?;
         let mut upload = blocking(&self.handle, move || blobs.begin(digest, bytes, offset)).await?;
         let mut gathered = BytesMut::new();
         while let Some(part) = next_part(&mut parts).await? {
@@ -95,14 +105,30 @@ impl Federation for FederationService {
 impl FederationService {
     async fn already(&self, digest: Digest) -> Result<Option<Response<UploadResponse>>, Status> {
         let blobs = self.handle.blobs().clone();
-        let status = blocking(&self.handle, move || blobs.status(&digest)).await?;
+        let status = blocking(&self.handle, move || status_of(&blobs, &digest)).await?;
         Ok(status.complete.then(|| Response::new(UploadResponse { bytes: status.offset })))
+    }
+
+    /// Refuses an upload that would take from the space that stays free; the runs then wait for room.
+    async fn room_for(&self, bytes: u64) -> Result<(), Status> {
+        let Some((dir, reserve)) = self.handle.shared.disk.clone() else { return Ok(()) };
+        let disk = Disk { dir, reserve };
+        let lacks = tokio::task::spawn_blocking(move || disk.lacks(bytes)).await;
+        let Some(reason) = lacks.map_err(|e| Status::internal(e.to_string()))? else { return Ok(()) };
+        self.handle.disk_failed(format!("no room for an upload: {reason}"), bytes).await;
+        Err(Status::unavailable("the coordinator has no room for this upload at present; send it again later"))
     }
 
     async fn append(&self, mut upload: Upload, bytes: Bytes) -> Result<Upload, Status> {
         let _writing = Writing::start(&self.handle.shared.writing);
         blocking(&self.handle, move || upload.append(&bytes).map(|()| upload)).await
     }
+}
+
+/// How much of a blob is here. One that is complete will not be sent again, so it must not be cleared away now.
+fn status_of(blobs: &Blobs, digest: &Digest) -> Result<BlobStatus, BlobError> {
+    blobs.touch(digest)?;
+    blobs.status(digest)
 }
 
 /// Counts an upload that waits for our disk, as long as it lives.
@@ -138,7 +164,15 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, Status> {
     let outcome = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())));
-    outcome.inspect_err(|error| handle.shared.faults.tell(error)).map_err(Status::from)
+    if let Err(error) = &outcome {
+        handle.shared.faults.tell(error);
+        match error {
+            BlobError::Corrupt { digest, .. } => handle.damaged(*digest, error.to_string()).await,
+            error if error.is_trouble_of_the_disk() => handle.disk_failed(error.to_string(), 0).await,
+            _ => {}
+        }
+    }
+    outcome.map_err(Status::from)
 }
 
 /// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection.
@@ -149,7 +183,7 @@ pub(crate) async fn send_blob(
     counter: Option<Arc<Counter>>,
 ) -> Result<Answers<DownloadResponse>, Status> {
     let blobs = handle.blobs().clone();
-    let raw = blocking(handle, move || blobs.raw(&digest)).await?;
+    let raw = blocking(handle, move || blobs.verify(&digest).and_then(|()| blobs.raw(&digest))).await?;
     if offset > raw.len() {
         return Err(Status::out_of_range(format!("offset {offset} is behind the end of blob {}", digest.short())));
     }

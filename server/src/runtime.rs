@@ -7,22 +7,28 @@
 //! durable.
 
 mod handle;
+mod keep;
 mod requests;
 mod run;
 mod sessions;
+mod stall;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use handle::Handle;
 pub(crate) use handle::{Shared, Standing};
+pub use keep::Kept;
 pub(crate) use sessions::{Hello, Line, SessionId};
 pub use view::{MemberView, RunDetail, RunSummary};
 
 use crate::blob::Blobs;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::disk::remove_dir;
 use crate::error::{Error, Refusal};
+use crate::fault::{hit, point};
 use crate::fold::fold;
 use crate::history::Happened;
 use crate::store::{RunRecord, Store};
@@ -31,10 +37,13 @@ use crate::traffic::Traffic;
 use requests::{Read, Reply, Request};
 use run::{Effect, Run};
 use sessions::Sessions;
+pub(crate) use stall::Disk;
+use stall::{Stalled, Trouble, asks_for_update};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use sweep::Sweeper;
 use tessera_common::id::{AssignmentId, MemberName, Millis, RunId};
 use tessera_common::round::{Assignment, Command, Event, Outcome};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -52,6 +61,7 @@ const FOLDS: usize = 2;
 pub(crate) enum ToAgent {
     Welcome {
         heartbeat_ms: u32,
+        time_ms: Millis,
     },
     RunOpened {
         run: RunId,
@@ -99,6 +109,12 @@ pub(crate) struct Runtime {
     clock: Clock,
     runs: BTreeMap<RunId, Run>,
     broken: BTreeMap<RunId, Broken>,
+    /// Runs that wait for the disk.
+    stalled: BTreeMap<RunId, Stalled>,
+    /// When to look at the disk again.
+    trouble: Option<Trouble>,
+    disk: Option<Disk>,
+    sweeper: Sweeper,
     sessions: Sessions,
     folds: JoinSet<(RunId, Event)>,
     fold_permits: Arc<Semaphore>,
@@ -116,19 +132,19 @@ pub(crate) fn inbox() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
 }
 
 impl Runtime {
-    /// A runtime with all runs that `data_dir` holds, as they were when the last one ended.
+    /// A runtime with all runs that the data folder holds, as they were when the last one ended.
     ///
     /// # Errors
     /// If the folder is used by another coordinator or cannot be read. A run that cannot be loaded is not among them: it
     /// is listed as broken and the others go on.
     pub(crate) fn open(
-        data_dir: Option<&Path>,
+        config: &Config,
         blobs: Blobs,
         traffic: Arc<Traffic>,
         inbox: mpsc::Receiver<Request>,
         lock: Option<File>,
     ) -> Result<Self, Error> {
-        let (store, runs_dir) = match data_dir {
+        let (store, runs_dir) = match config.data_dir.as_deref() {
             None => (Store::in_memory(), None),
             Some(dir) => {
                 let runs_dir = dir.join("runs");
@@ -145,6 +161,10 @@ impl Runtime {
             clock: Clock::new(),
             runs: BTreeMap::new(),
             broken: BTreeMap::new(),
+            stalled: BTreeMap::new(),
+            trouble: None,
+            disk: config.data_dir.clone().map(|dir| Disk { dir, reserve: config.reserve_bytes }),
+            sweeper: Sweeper::new(config.blob_grace),
             sessions: Sessions::default(),
             folds: JoinSet::new(),
             fold_permits: Arc::new(Semaphore::new(FOLDS)),
@@ -216,15 +236,22 @@ impl Runtime {
         let mut requests = Vec::with_capacity(INBOX);
         // what loading has left to do
         self.settle().await;
+        self.check_globals().await;
+        self.settle().await;
         loop {
+            let look = self.trouble.as_ref().map(|t| t.at);
+            let sweep = self.sweeper.due();
             let wake = self.runs.values().filter_map(|r| r.engine().next_deadline()).min();
             let at = self.clock.instant(wake.unwrap_or(0));
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 Some(done) = self.folds.join_next() => self.folded(done),
                 count = self.inbox.recv_many(&mut requests, INBOX) => if count == 0 { break },
                 () = tokio::time::sleep_until(at), if wake.is_some() => {}
+                () = tokio::time::sleep_until(look.unwrap_or(at)), if look.is_some() => self.look_at_disk().await,
+                () = tokio::time::sleep_until(sweep.unwrap_or(at)), if sweep.is_some() => self.sweep(),
+                Some(swept) = self.sweeper.running.join_next() => self.swept(swept),
             }
             for request in requests.drain(..) {
                 self.take(request).await;
@@ -247,8 +274,17 @@ impl Runtime {
 
     fn folded(&mut self, done: Result<(RunId, Event), tokio::task::JoinError>) {
         match done {
+            Ok((id, Event::FoldFailed { fold, reason })) => self.fold_failed(&id, fold, reason),
             Ok((id, event)) => self.apply(&id, event),
             Err(error) => tracing::error!(%error, "a fold was lost"),
+        }
+    }
+
+    /// A fold that failed for want of room is done again once there is some; anything else pauses the run.
+    fn fold_failed(&mut self, id: &RunId, fold: u64, reason: String) {
+        match self.disk.as_ref().and_then(|disk| disk.works(0).err()) {
+            Some(trouble) => self.stall(id, format!("{reason}; {trouble}"), 0),
+            None => self.apply(id, Event::FoldFailed { fold, reason }),
         }
     }
 
@@ -265,22 +301,36 @@ impl Runtime {
 
     /// Makes durable what engines accepted, carries out what follows, and answers; again, while that leads to more.
     async fn settle(&mut self) {
-        while self.runs.values().any(|r| !r.pending.is_empty()) {
+        while self.runs.values().any(|r| !r.pending.is_empty() || !r.effects.is_empty()) {
+            if hit("coordinator/ack-early") {
+                // only ever set by the test that shows that the fault suite notices such a mistake
+                self.send_replies();
+            }
             self.commit().await;
             let ready: Vec<RunId> = self.runs.iter().filter(|(_, r)| !r.effects.is_empty()).map(|(id, _)| id.clone()).collect();
             for id in ready {
                 self.carry_out(&id);
             }
         }
-        for reply in std::mem::take(&mut self.replies) {
-            let broken =
-                self.broken.get(&reply.run).map(|b| Refusal::Broken { run: reply.run.clone(), reason: b.reason.clone() });
-            // The caller may have gone.
-            let _ = reply.to.send(broken.map_or(reply.result, Err));
-        }
+        self.send_replies();
         for read in std::mem::take(&mut self.reads) {
             self.answer(read);
         }
+    }
+
+    fn send_replies(&mut self) {
+        for reply in std::mem::take(&mut self.replies) {
+            let standing = self.stands_still(&reply.run);
+            // The caller may have gone.
+            let _ = reply.to.send(standing.map_or(reply.result, Err));
+        }
+    }
+
+    /// Why a run takes nothing at present.
+    fn stands_still(&self, run: &RunId) -> Option<Refusal> {
+        let broken = self.broken.get(run).map(|b| Refusal::Broken { run: run.clone(), reason: b.reason.clone() });
+        let stalled = self.stalled.get(run);
+        broken.or_else(|| stalled.map(|s| Refusal::Waiting { run: run.clone(), reason: s.reason().to_owned() }))
     }
 
     /// Appends all pending events to their journals, with one wait for the disk.
@@ -303,9 +353,9 @@ impl Runtime {
         });
         for (id, outcome) in outcomes {
             if let Err(error) = outcome {
-                let created = self.runs.get(&id).map_or(0, |r| r.created);
-                let reason = format!("its journal cannot be written: {error}; make room on the disk and restart the coordinator");
-                self.set_broken(id, created, reason);
+                let reason =
+                    format!("its journal cannot be written: {error}; make room or mend the disk, and it goes on by itself");
+                self.stall(&id, reason, 0);
             }
         }
     }
@@ -314,6 +364,11 @@ impl Runtime {
         let Some(run) = self.runs.get_mut(id) else { return };
         let effects = std::mem::take(&mut run.effects);
         let opened = ToAgent::RunOpened { run: id.clone(), spec_toml: run.spec_toml.clone() };
+        let asks = effects.iter().any(|e| matches!(e, Effect::Command(command) if asks_for_update(command)));
+        if asks && !self.has_room(id) {
+            // what is durable comes again when the run is loaded again
+            return;
+        }
         let mut worth_keeping = false;
         let mut slow = Vec::new();
         for effect in effects {
@@ -327,6 +382,7 @@ impl Runtime {
                 }
                 Effect::Receipt(assignment, receipt) => self.store.put_receipt(id, assignment, &receipt),
                 Effect::Command(Command::Assign(assignment)) => {
+                    point("coordinator/command-assign-before");
                     let blobs = [assignment.global, assignment.statistics].into_iter().flatten();
                     blobs.for_each(|digest| self.traffic.open(digest, &run.fetched));
                     let member = assignment.member.clone();
@@ -334,33 +390,43 @@ impl Runtime {
                     slow.extend(self.sessions.tell(&member, id, &opened, message).err());
                 }
                 Effect::Command(Command::Cancel { member, assignment }) => {
+                    point("coordinator/command-cancel-before");
                     let message = ToAgent::Cancel { run: id.clone(), member: member.clone(), assignment };
                     slow.extend(self.sessions.tell(&member, id, &opened, message).err());
                 }
                 Effect::Command(Command::Fold(task)) => {
+                    point("coordinator/command-fold-before");
                     let (spec, blobs, permits, id) =
                         (run.spec.clone(), self.blobs.clone(), self.fold_permits.clone(), id.clone());
                     self.folds.spawn(async move { (id, fold(spec, task, blobs, permits).await) });
                 }
                 Effect::Command(Command::Publish(published)) => {
+                    point("coordinator/command-publish-before");
                     tracing::info!(run = %id, round = published.round, global = %published.digest.short(), "published");
                     worth_keeping = true;
                 }
                 Effect::Command(Command::Report { round, .. }) => {
+                    point("coordinator/command-report-before");
                     tracing::info!(run = %id, round, "evaluated");
                     worth_keeping = true;
                 }
+                Effect::Command(Command::Rest { member, failures, until }) => {
+                    tracing::warn!(run = %id, %member, failures, until, "a member failed repeatedly and rests");
+                }
                 Effect::Command(Command::Pause { reason }) => tracing::warn!(run = %id, reason, "paused"),
                 Effect::Command(Command::Finish(outcome)) => {
+                    point("coordinator/command-finish-before");
                     tracing::info!(run = %id, ?outcome, "over");
                     worth_keeping = true;
                     slow.extend(self.sessions.tell_over(id, &ToAgent::RunClosed { run: id.clone(), outcome }));
                 }
             }
         }
+        point("coordinator/commands-after");
         if worth_keeping && let Some(run) = self.runs.get_mut(id) {
             let mark = lock(&run.journal).mark();
             run.keep(mark, &self.store);
+            self.sweeper.plan();
         }
         for session in slow {
             self.close(session, Status::resource_exhausted("this agent does not read what it is told"));

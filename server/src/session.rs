@@ -1,6 +1,8 @@
 //! One agent's control stream, from its hello to its end.
 
 use crate::admit::admit;
+use crate::clock::Clock;
+use crate::fault::{hit, point};
 use crate::runtime::{Handle, Hello, Line, SessionId, ToAgent};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,7 +73,8 @@ async fn welcome(handle: &Handle, hello: Hello, inbound: &mut Streaming<AgentMes
     let members = Arc::new(hello.members.clone());
     let heartbeat_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
     // The first message of an empty queue.
-    let _ = outbox.try_send(Ok(ToAgent::Welcome { heartbeat_ms }));
+    let time_ms = Clock::new().now();
+    let _ = outbox.try_send(Ok(ToAgent::Welcome { heartbeat_ms, time_ms }));
     let (close, closed) = oneshot::channel();
     tracing::info!(agent = %hello.agent, members = members.len(), "joined");
     let agent = hello.agent.clone();
@@ -88,6 +91,15 @@ async fn disconnect(handle: &Handle, session: SessionId, why: Status) {
     handle.disconnect(session, why).await;
 }
 
+/// Refuses a message if one before it was lost. Versions that do not count send 0.
+fn in_order(last: &mut u64, sequence: u64) -> Result<(), Status> {
+    if sequence != 0 && sequence != *last + 1 {
+        return Err(Status::data_loss(format!("message {} was lost on the way; connect again", *last + 1)));
+    }
+    *last += 1;
+    Ok(())
+}
+
 struct Talk<'a> {
     handle: &'a Handle,
     members: Members,
@@ -101,6 +113,8 @@ impl Talk<'_> {
         let mut beat = interval(self.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        // the hello was the first
+        let mut last = 1;
         loop {
             // While we do not read, or keep uploads waiting for our disk, so that heartbeats are stuck behind full windows,
             // its silence says nothing.
@@ -114,6 +128,10 @@ impl Talk<'_> {
                     None => return Ok(()),
                     Some(message) => {
                         heard = Instant::now();
+                        if hit("coordinator/lose-received") {
+                            continue;
+                        }
+                        in_order(&mut last, message.sequence)?;
                         self.take(message, &mut judged).await?;
                     }
                 },
@@ -139,6 +157,7 @@ impl Talk<'_> {
                 let (handle, members, outbox) = (self.handle.clone(), self.members.clone(), self.outbox.clone());
                 judged.spawn(async move {
                     if let Some(verdict) = admit(&handle, &members, answer).await? {
+                        point("coordinator/verdict-before");
                         outbox.try_send(Ok(verdict)).map_err(|_| Status::resource_exhausted("this agent does not read"))?;
                     }
                     Ok(())

@@ -2,14 +2,17 @@
 //!
 //! Nothing here is the truth: journals and folders of runs are, and everything but `created` and the agents' names can
 //! be made from them again. So a lost or damaged store costs a replay, and writes need no fsync of their own. Values
-//! carry a length and a checksum; a snapshot names its place in the journal, which shows whether it lags.
+//! carry a length and a checksum; a snapshot names its place in the journal, which shows whether it lags. The store names
+//! the schema of its records; one with another schema is not read but made anew.
 
 #[cfg(test)]
 mod tests;
 
 use crate::error::Error;
-use crate::history::Happened;
+use crate::fault::point;
+use crate::history::{Happened, Recent};
 use crate::journal::Mark;
+use crate::runtime::Kept;
 use crate::sync::lock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,8 +24,12 @@ use std::sync::Mutex;
 use tessera_common::id::{AgentName, AssignmentId, MemberName, Millis, RunId};
 use tessera_common::round::{Assignment, MemberInfo, State};
 
-/// sled's cache; its default of 1 GiB is for a database, not for an index.
-const CACHE_BYTES: u64 = 32 << 20;
+/// Version of what the records look like. Raise it with every change after which old records say something else.
+const SCHEMA: u32 = 1;
+/// Tree of the store about itself, and its key with the schema.
+const META: (&str, &str) = ("meta", "schema");
+/// sled's cache; its default of 1 GiB is for a database. Records are written once and hardly ever read.
+const CACHE_BYTES: u64 = 4 << 20;
 /// How often sled writes and fsyncs on its own.
 const FLUSH_MS: u64 = 500;
 
@@ -50,6 +57,8 @@ pub struct Snapshot {
     pub bytes_up: u64,
     /// Bytes that agents fetched.
     pub bytes_down: u64,
+    /// Blobs that the run keeps.
+    pub kept: Kept,
 }
 
 /// What became of an answer, to say it again.
@@ -113,22 +122,31 @@ impl Store {
         Self { tables: Tables::Memory(Mutex::default()) }
     }
 
-    /// Opens the store in `data/sled`. One that cannot be opened or read to its end is put aside as `sled.broken-N` and
-    /// a new one begun, which the caller fills from the journals.
+    /// Opens the store in `data/sled`. One that cannot be opened or read to its end, or that has another schema, is put
+    /// aside as `sled.broken-N` or `sled.old-N` and a new one begun, which the caller fills from the journals.
     ///
     /// # Errors
-    /// If a broken store cannot be put aside, or a new one not be made.
+    /// If such a store cannot be put aside, or a new one not be made.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let dir = data.join("sled");
-        let why = match open_and_read(&dir) {
+        let unfit = match open_and_read(&dir) {
             Ok(store) => return Ok(store),
-            Err(why) => why,
+            Err(unfit) => unfit,
         };
-        let aside = (1..).map(|n| data.join(format!("sled.broken-{n}"))).find(|p| !p.exists());
-        let aside = aside.ok_or_else(|| Error::Store("no free name for a broken store".into()))?;
-        tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one");
+        let stem = if matches!(unfit, Unfit::Schema(_)) { "old" } else { "broken" };
+        let aside = (1..).map(|n| data.join(format!("sled.{stem}-{n}"))).find(|p| !p.exists());
+        let aside = aside.ok_or_else(|| Error::Store("no free name to put a store aside".into()))?;
+        match &unfit {
+            Unfit::Broken(why) => {
+                tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one");
+            }
+            Unfit::Schema(found) => tracing::warn!(
+                found = found.map_or_else(|| "none".to_owned(), |n| n.to_string()), expected = SCHEMA, aside = %aside.display(),
+                "the store has records of another schema; putting it aside and making a new one from the journals"
+            ),
+        }
         fs::rename(&dir, &aside).map_err(Error::io("cannot put aside", &dir))?;
-        open_and_read(&dir).map_err(Error::Store)
+        open_and_read(&dir).map_err(|unfit| Error::Store(unfit.to_string()))
     }
 
     /// Remembers a run.
@@ -141,28 +159,40 @@ impl Store {
         self.scan(Table::Runs, &[]).into_iter().filter_map(|(key, record)| Some((name(&key)?, record))).collect()
     }
 
-    /// Remembers a run's state and the entries of its history from `position` on.
-    pub fn put_snapshot(&self, run: &RunId, snapshot: &Snapshot, mut position: u64, entries: &[Happened]) {
-        // The history first: a snapshot whose history is not there is not used.
-        for entry in entries {
-            self.put(Table::History, key(run, Some(position)), entry);
-            position += 1;
-        }
+    /// Remembers a run's state. Its history comes before, by [`crate::History::keep`]: a snapshot whose history is not
+    /// there is not used.
+    pub fn put_snapshot(&self, run: &RunId, snapshot: &Snapshot) {
+        point("coordinator/store-before-snapshot");
         self.put(Table::Snapshots, key(run, None), snapshot);
+        point("coordinator/store-after-snapshot");
     }
 
-    /// A run's latest snapshot and the history that belongs to it; None if either is not there.
-    pub fn snapshot(&self, run: &RunId) -> Option<(Snapshot, Vec<Happened>)> {
+    /// A run's latest snapshot and the end of the history that belongs to it; None if either is not there, or if the
+    /// history has a gap.
+    pub fn snapshot(&self, run: &RunId) -> Option<(Snapshot, Recent)> {
         let snapshot: Snapshot = self.get(Table::Snapshots, &key(run, None))?;
-        let mut entries = Vec::new();
-        for position in 1..=snapshot.history {
-            entries.push(self.get(Table::History, &key(run, Some(position)))?);
+        if self.count(Table::History, key(run, Some(1)), key(run, Some(snapshot.history)))? != snapshot.history {
+            return None;
         }
-        Some((snapshot, entries))
+        let recent = Recent::read(snapshot.history, |from, to| self.history(run, from, to))?;
+        Some((snapshot, recent))
+    }
+
+    /// Remembers entries of a run's history from `position` on. False if they could not all be taken.
+    pub fn put_history(&self, run: &RunId, position: u64, entries: &[Happened]) -> bool {
+        let taken = (position..).zip(entries).all(|(n, entry)| self.put(Table::History, key(run, Some(n)), entry));
+        point("coordinator/store-after-history");
+        taken
+    }
+
+    /// Entries of a run's history, from one position to another, both among them. None if one is not there.
+    pub fn history(&self, run: &RunId, from: u64, to: u64) -> Option<Vec<Happened>> {
+        (from..=to).map(|position| self.get(Table::History, &key(run, Some(position)))).collect()
     }
 
     /// Remembers what became of an answer.
     pub fn put_receipt(&self, run: &RunId, assignment: AssignmentId, receipt: &Receipt) {
+        point("coordinator/store-before-receipt");
         self.put(Table::Receipts, key(run, Some(assignment.0)), receipt);
     }
 
@@ -196,22 +226,49 @@ impl Store {
         }
     }
 
-    fn put<T: Serialize>(&self, table: Table, key: Vec<u8>, value: &T) {
+    /// Writes the schema into a new store, durably: records without it would not be read again.
+    fn name_schema(&self) -> Result<(), Error> {
+        if let Tables::Sled { db, .. } = &self.tables {
+            let fault = |error: sled::Error| Error::Store(error.to_string());
+            let meta = db.open_tree(META.0).map_err(fault)?;
+            meta.insert(META.1, framed(SCHEMA.to_string().as_bytes())).map_err(fault)?;
+        }
+        self.flush()
+    }
+
+    /// False if it was not taken.
+    fn put<T: Serialize>(&self, table: Table, key: Vec<u8>, value: &T) -> bool {
         let json = match serde_json::to_vec(value) {
             Ok(json) => json,
-            Err(error) => return tracing::error!(table = table.name(), %error, "a record cannot be written as JSON"),
+            Err(error) => {
+                tracing::error!(table = table.name(), %error, "a record cannot be written as JSON");
+                return false;
+            }
         };
-        let mut bytes = (json.len() as u32).to_le_bytes().to_vec();
-        bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
-        bytes.extend_from_slice(&json);
+        let bytes = framed(&json);
         match &self.tables {
             Tables::Memory(tables) => drop(lock(tables).insert((table, key), bytes)),
             Tables::Sled { trees, .. } => {
                 // The journal has it already; the next start replays what is missing here.
                 if let Err(error) = guarded(|| trees[&table].insert(key, bytes)) {
                     tracing::error!(table = table.name(), error, "the store takes no more records; journals go on");
+                    return false;
                 }
             }
+        }
+        true
+    }
+
+    /// How many records have keys between two, both among them; None if they cannot be read.
+    fn count(&self, table: Table, from: Vec<u8>, to: Vec<u8>) -> Option<u64> {
+        match &self.tables {
+            Tables::Memory(tables) if from <= to => Some(lock(tables).range((table, from)..=(table, to)).count() as u64),
+            Tables::Sled { trees, .. } if from <= to => {
+                guarded(|| trees[&table].range(from..=to).keys().try_fold(0, |count, key| key.map(|_| count + 1)))
+                    .inspect_err(|error| tracing::error!(table = table.name(), error, "records cannot be counted"))
+                    .ok()
+            }
+            Tables::Memory(_) | Tables::Sled { .. } => Some(0),
         }
     }
 
@@ -259,6 +316,14 @@ fn name<T: std::str::FromStr>(key: &[u8]) -> Option<T> {
     std::str::from_utf8(key).ok()?.parse().ok()
 }
 
+/// A record as it is stored: length and checksum before it.
+fn framed(json: &[u8]) -> Vec<u8> {
+    let mut bytes = (json.len() as u32).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&crc32fast::hash(json).to_le_bytes());
+    bytes.extend_from_slice(json);
+    bytes
+}
+
 fn payload(bytes: &[u8]) -> Option<&[u8]> {
     let (len, rest) = bytes.split_first_chunk::<4>()?;
     let (crc, json) = rest.split_first_chunk::<4>()?;
@@ -283,22 +348,55 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
     outcome.map_err(|_| "sled panicked".to_owned())?.map_err(|error| error.to_string())
 }
 
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("{0}")]
+    Broken(String),
+    /// Its records are of this schema, or say nothing of one.
+    #[error("it has another schema")]
+    Schema(Option<u32>),
+}
+
+impl From<sled::Error> for Unfit {
+    fn from(error: sled::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
 /// Opens sled and reads every record once. Damage shows as an error, or as a panic within sled.
-fn open_and_read(dir: &Path) -> Result<Store, String> {
-    let open = || -> Result<Store, String> {
-        let text = |e: sled::Error| e.to_string();
+fn open_and_read(dir: &Path) -> Result<Store, Unfit> {
+    let open = || -> Result<Store, Unfit> {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_MS));
-        let db = config.open().map_err(text)?;
+        let db = config.open()?;
+        let schema = schema_of(&db)?;
+        if schema.is_some_and(|found| found != SCHEMA) {
+            return Err(Unfit::Schema(schema));
+        }
         let mut trees = BTreeMap::new();
         for table in TABLES {
-            let tree = db.open_tree(table.name()).map_err(text)?;
+            let tree = db.open_tree(table.name())?;
             for record in &tree {
-                let (_, value) = record.map_err(text)?;
-                payload(&value).ok_or_else(|| format!("a record of {:?} is damaged", table.name()))?;
+                let (_, value) = record?;
+                if schema.is_none() {
+                    return Err(Unfit::Schema(None));
+                }
+                payload(&value).ok_or_else(|| Unfit::Broken(format!("a record of {:?} is damaged", table.name())))?;
             }
             trees.insert(table, tree);
         }
-        Ok(Store { tables: Tables::Sled { db, trees, dir: dir.to_owned() } })
+        let store = Store { tables: Tables::Sled { db, trees, dir: dir.to_owned() } };
+        if schema.is_none() {
+            store.name_schema().map_err(|error| Unfit::Broken(error.to_string()))?;
+        }
+        Ok(store)
     };
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err("sled panicked".into()))
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(Unfit::Broken("sled panicked".into())))
+}
+
+/// What a store says of its schema; None if it says nothing.
+fn schema_of(db: &sled::Db) -> Result<Option<u32>, Unfit> {
+    let Some(bytes) = db.open_tree(META.0)?.get(META.1)? else { return Ok(None) };
+    let schema = payload(&bytes).and_then(|json| serde_json::from_slice(json).ok());
+    schema.map(Some).ok_or_else(|| Unfit::Broken("its schema is damaged".into()))
 }

@@ -1,7 +1,7 @@
 //! Bytes that agents fetched, by run; and which blobs they may fetch at all.
 
 use crate::sync::lock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tessera_common::id::Digest;
@@ -30,6 +30,11 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn open(&self, digest: Digest, counter: &Arc<Counter>) {
         lock(&self.owners).entry(digest).or_insert_with(|| counter.clone());
+    }
+
+    /// Forgets blobs that no run needs any more.
+    pub(crate) fn retain(&self, live: &BTreeSet<Digest>) {
+        lock(&self.owners).retain(|digest, _| live.contains(digest));
     }
 
     pub(crate) fn counter(&self, digest: &Digest) -> Option<Arc<Counter>> {

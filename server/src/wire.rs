@@ -3,7 +3,7 @@
 use crate::history::{BadEnd, EndedBadly, Happened};
 use crate::runtime::{MemberView, RunDetail, RunSummary, ToAgent};
 use bytes::Bytes;
-use tessera_common::id::Digest;
+use tessera_common::id::{Digest, MemberName, Round};
 use tessera_common::round::Outcome;
 use tessera_proto::convert::{digest_bytes, wire_assignment, wire_member, wire_metrics};
 use tessera_proto::v1::coordinator_message::Message;
@@ -21,9 +21,11 @@ fn outcome_text(outcome: Outcome) -> String {
     }
 }
 
-pub(crate) fn to_agent(message: ToAgent) -> v1::CoordinatorMessage {
+pub(crate) fn to_agent(message: ToAgent, sequence: u64) -> v1::CoordinatorMessage {
     let message = match message {
-        ToAgent::Welcome { heartbeat_ms } => Message::Welcome(v1::Welcome { version: VERSION.into(), heartbeat_ms }),
+        ToAgent::Welcome { heartbeat_ms, time_ms } => {
+            Message::Welcome(v1::Welcome { version: VERSION.into(), heartbeat_ms, time_ms })
+        }
         ToAgent::RunOpened { run, spec_toml } => {
             Message::RunOpened(v1::RunOpened { run: run.into(), spec_toml: spec_toml.to_string() })
         }
@@ -40,7 +42,7 @@ pub(crate) fn to_agent(message: ToAgent) -> v1::CoordinatorMessage {
         }
         ToAgent::Heartbeat => Message::Heartbeat(v1::Heartbeat {}),
     };
-    v1::CoordinatorMessage { message: Some(message) }
+    v1::CoordinatorMessage { message: Some(message), sequence }
 }
 
 pub(crate) fn happened(position: u64, happened: Happened) -> v1::WatchRunResponse {
@@ -59,11 +61,16 @@ pub(crate) fn happened(position: u64, happened: Happened) -> v1::WatchRunRespons
         Happened::Ended { member, assignment, how, reason } => {
             Event::Ended(ended_badly(EndedBadly { member, assignment, how, reason }))
         }
+        Happened::Resting { member, failures, until } => Event::Resting(resting(&member, failures, until)),
         Happened::Paused { reason } => Event::Paused(v1::RunPaused { reason }),
         Happened::Resumed => Event::Resumed(v1::RunResumed {}),
         Happened::Finished(outcome) => Event::Finished(v1::RunFinished { outcome: outcome_text(outcome) }),
     };
     v1::WatchRunResponse { position, event: Some(event) }
+}
+
+fn resting(member: &MemberName, failures: u32, until: Round) -> v1::RestingMember {
+    v1::RestingMember { member: member.to_string(), failures, until_round: until }
 }
 
 fn ended_badly(end: EndedBadly) -> v1::AssignmentEnded {
@@ -107,6 +114,7 @@ pub(crate) fn detail(d: RunDetail) -> v1::ShowRunResponse {
         waiting: d.waiting.into_iter().map(String::from).collect(),
         tally: Some(d.tally.into()),
         bad_ends: d.bad_ends.into_iter().map(ended_badly).collect(),
+        resting: d.resting.iter().map(|(member, failures, until)| resting(member, *failures, *until)).collect(),
     }
 }
 
@@ -116,4 +124,8 @@ pub(crate) fn member(m: &MemberView) -> v1::MemberStatus {
         online: m.online,
         agent: m.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
+}
+
+pub(crate) fn kept_global((round, digest, bytes): (Round, Digest, u64)) -> v1::KeptGlobal {
+    v1::KeptGlobal { round, digest: digest_bytes(&digest), bytes }
 }

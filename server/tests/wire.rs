@@ -87,7 +87,7 @@ impl Stream {
     }
 
     async fn send(&self, message: Up) {
-        self.outbox.send(v1::AgentMessage { message: Some(message) }).await.unwrap();
+        self.outbox.send(v1::AgentMessage { message: Some(message), sequence: 0 }).await.unwrap();
     }
 
     /// The next message but heartbeats.

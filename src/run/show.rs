@@ -1,18 +1,14 @@
 //! Runs on the screen and as JSON.
 
-use crate::cli::print;
+use crate::cli::{one_line, plural, print};
 use crate::table::Table;
 use serde_json::json;
 use tessera_common::id::Digest;
-use tessera_proto::v1::{AssignmentEnded, Metric, RunSummary, ShowRunResponse};
+use tessera_proto::v1::{AssignmentEnded, Metric, RestingMember, RunSummary, ShowRunResponse};
 
-fn digest_text(bytes: &[u8]) -> String {
+/// A digest as text; empty if there is none.
+pub(super) fn digest_text(bytes: &[u8]) -> String {
     Digest::try_from(bytes).map(|d| d.to_string()).unwrap_or_default()
-}
-
-/// Text on one line. Members have a say in reasons, and must not steer the operator's terminal.
-fn one_line(text: &str) -> String {
-    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn summary_json(s: &RunSummary) -> serde_json::Value {
@@ -46,7 +42,8 @@ fn reason(s: &RunSummary) -> Option<String> {
     (!s.reason.is_empty()).then(|| format!("{} is {}: {}", s.run, s.phase, one_line(&s.reason)))
 }
 
-fn value(m: &Metric) -> f64 {
+/// Mean of a metric; not a number if nothing was counted.
+pub(super) fn value(m: &Metric) -> f64 {
     if m.count > 0.0 { m.sum / m.count } else { f64::NAN }
 }
 
@@ -59,6 +56,16 @@ pub(super) fn run(shown: &ShowRunResponse, json: bool) {
     lines(shown, s).into_iter().for_each(print);
 }
 
+/// "m3 after 4 failures, asked again from round 12".
+pub(super) fn resting(r: &RestingMember) -> String {
+    let failures = plural(r.failures.into(), "failure");
+    format!("{} after {failures}, asked again from round {}", one_line(&r.member), r.until_round)
+}
+
+pub(super) fn resting_json(r: &RestingMember) -> serde_json::Value {
+    json!({ "member": r.member, "failures": r.failures, "until_round": r.until_round })
+}
+
 fn run_json(shown: &ShowRunResponse, s: &RunSummary) -> serde_json::Value {
     let metrics: serde_json::Map<_, _> = shown.metrics.iter().map(|(n, m)| (n.clone(), json!(value(m)))).collect();
     let end = |e: &AssignmentEnded| json!({ "member": e.member, "assignment": e.assignment, "how": e.how, "reason": e.reason });
@@ -66,6 +73,7 @@ fn run_json(shown: &ShowRunResponse, s: &RunSummary) -> serde_json::Value {
     all["metrics"] = metrics.into();
     all["evaluated_round"] = shown.evaluated_round.into();
     all["waiting"] = json!(shown.waiting);
+    all["resting"] = shown.resting.iter().map(resting_json).collect();
     all["bad_ends"] = shown.bad_ends.iter().map(end).collect();
     all["spec"] = shown.spec_toml.clone().into();
     all
@@ -74,7 +82,8 @@ fn run_json(shown: &ShowRunResponse, s: &RunSummary) -> serde_json::Value {
 fn lines(shown: &ShowRunResponse, s: &RunSummary) -> Vec<String> {
     let mut lines = vec![format!("{} ({}), {}, round {} of {}: {}", s.run, s.name, s.strategy, s.round, s.rounds, s.phase)];
     if !s.reason.is_empty() {
-        lines.push(format!("reason: {}", one_line(&s.reason)));
+        let word = if s.phase == "paused" { "paused because" } else { "reason" };
+        lines.push(format!("{word}: {}", one_line(&s.reason)));
     }
     if !shown.bad_ends.is_empty() {
         lines.push("what did not end well since the latest model:".to_owned());
@@ -92,6 +101,7 @@ fn lines(shown: &ShowRunResponse, s: &RunSummary) -> Vec<String> {
     if !shown.waiting.is_empty() {
         lines.push(format!("waiting for {}", shown.waiting.join(", ")));
     }
+    lines.extend(shown.resting.iter().map(|r| format!("resting: {}", resting(r))));
     if !shown.metrics.is_empty() {
         lines.push(format!("metrics after round {}:", shown.evaluated_round));
         lines.extend(shown.metrics.iter().map(|(name, m)| format!("  {name} {:.4}", value(m))));
@@ -116,7 +126,9 @@ mod tests {
             how: "failed".into(),
             reason: "out\u{1b}[2J of memory".into(),
         };
-        ShowRunResponse { summary: Some(summary), bad_ends: vec![end], ..ShowRunResponse::default() }
+        let rest = |member: &str, failures, until_round| RestingMember { member: member.into(), failures, until_round };
+        let resting = vec![rest("m3", 4, 12), rest("m5", 1, 3)];
+        ShowRunResponse { summary: Some(summary), bad_ends: vec![end], resting, ..ShowRunResponse::default() }
     }
 
     #[test]
@@ -124,11 +136,14 @@ mod tests {
         let shown = paused();
         let s = shown.summary.as_ref().unwrap();
         let lines = lines(&shown, s);
-        assert_eq!(lines[1], "reason: Fit: 1 usable answers of 3 asked, 2 are needed");
+        assert_eq!(lines[1], "paused because: Fit: 1 usable answers of 3 asked, 2 are needed");
         assert_eq!(lines[3], "  north failed: out [2J of memory");
+        assert!(lines.contains(&"resting: m3 after 4 failures, asked again from round 12".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"resting: m5 after 1 failure, asked again from round 3".to_owned()), "{lines:?}");
         assert_eq!(reason(s).unwrap(), "first is paused: Fit: 1 usable answers of 3 asked, 2 are needed");
         assert_eq!(reason(&RunSummary::default()), None);
         let json = run_json(&shown, s);
+        assert_eq!(json["resting"][1], json!({ "member": "m5", "failures": 1, "until_round": 3 }));
         assert_eq!((json["bad_ends"][0]["member"].as_str(), json["phase"].as_str()), (Some("north"), Some("paused")));
     }
 }

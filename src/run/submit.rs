@@ -13,9 +13,17 @@ const OF_SIMULATE: [&str; 2] = ["data", "method"];
 /// # Errors
 /// Names the file, and what in it is not valid.
 pub(super) fn read(path: &Path, set: &[String]) -> Result<RunSpec> {
-    let shown = path.display();
+    let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| invalid(format!("{shown}: {e}")))?;
-    let spec = spec(&text, set).map_err(|fault| match fault {
+    understand(&shown, &text, set)
+}
+
+/// Understands the text of a spec that comes from `shown`, with overrides.
+///
+/// # Errors
+/// Names `shown` or the override, and what in it is not valid.
+pub(super) fn understand(shown: &str, text: &str, set: &[String]) -> Result<RunSpec> {
+    let spec = spec(text, set).map_err(|fault| match fault {
         Fault::Spec(error) => invalid(format!("{shown}: {error}")),
         Fault::Set(set, error) => invalid(format!("--set {set}: {error}")),
         Fault::Simulation(tables) => invalid(format!(

@@ -6,6 +6,7 @@ use super::plan::Plan;
 use super::report;
 use super::watch::size;
 use crate::cli;
+use crate::model;
 use crate::run;
 use crate::table::Table;
 use anyhow::{Context, Result, bail};
@@ -13,9 +14,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use tessera_common::id::Digest;
-use tessera_common::param::{Limits, ParamSet, Tensor, block_of};
-use tessera_proto::convert::digest_bytes;
-use tessera_proto::v1::DownloadRequest;
+use tessera_common::param::{Limits, ParamSet, Tensor};
 use tessera_proto::v1::admin_client::AdminClient;
 use tonic::transport::Channel;
 
@@ -28,7 +27,7 @@ pub(super) async fn write(plan: &Plan, outcome: &Outcome, children: &mut Childre
         fs::write(folder.join("run.toml"), method.spec.to_toml())?;
         if let Some(digest) = method.global {
             let global = fetch(&mut admin, digest).await?;
-            save(&folder.join("model.safetensors"), &model(&global))?;
+            save(&folder.join("model.safetensors"), &model::parameters(&global))?;
             let statistics = match method.statistics {
                 Some(digest) => Some(fetch(&mut admin, digest).await?),
                 None => None,
@@ -45,12 +44,8 @@ pub(super) async fn write(plan: &Plan, outcome: &Outcome, children: &mut Childre
 }
 
 async fn fetch(admin: &mut AdminClient<Channel>, digest: Digest) -> Result<ParamSet> {
-    let request = DownloadRequest { digest: digest_bytes(&digest), offset: 0 };
-    let mut stream = admin.fetch_blob(request).await.map_err(run::status)?.into_inner();
     let mut bytes = Vec::new();
-    while let Some(part) = stream.message().await.map_err(run::status)? {
-        bytes.extend_from_slice(&part.chunk);
-    }
+    model::fetch(admin, &digest, 0, &mut bytes).await?;
     if Digest::of(&bytes) != digest {
         bail!("the coordinator sent other bytes than those of {digest}");
     }
@@ -59,18 +54,6 @@ async fn fetch(admin: &mut AdminClient<Channel>, digest: Digest) -> Result<Param
 
 fn save(path: &Path, set: &ParamSet) -> Result<()> {
     fs::write(path, set.to_bytes()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Parameters under the names that a PyTorch twin gives them, `encoder.left.l1.weight`.
-fn model(global: &ParamSet) -> ParamSet {
-    let mut model = ParamSet::new();
-    for (name, tensor) in global.section("param/") {
-        if let Some(block) = block_of(name) {
-            let leaf = &name["param/".len() + block.len() + 1..];
-            model.insert(format!("{block}.{leaf}"), tensor.clone());
-        }
-    }
-    model
 }
 
 /// Everything that is not a parameter: standardisation, library as uploaded, statistics of the final model's features.

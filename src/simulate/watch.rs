@@ -164,6 +164,10 @@ impl Watch {
                 method.reason = Some(p.reason);
             }
             Event::Resumed(_) => *over = false,
+            Event::Resting(r) => {
+                let (member, failures, until) = (&r.member, r.failures, r.until_round);
+                self.bar.suspend(|| tracing::warn!(member, failures, until, "a member failed repeatedly and rests"));
+            }
             Event::Finished(f) => {
                 *over = true;
                 method.finished = f.outcome == "completed";

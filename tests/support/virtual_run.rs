@@ -121,7 +121,7 @@ impl World<'_> {
     fn fold(&mut self, fold: &Fold) -> Digest {
         let sources: Vec<MemorySource> = fold.answers.iter().map(|a| self.blobs[&a.blob.unwrap()].clone().into()).collect();
         let updates: Vec<Contribution<'_>> =
-            fold.answers.iter().zip(&sources).map(|(update, source)| Contribution { update, source }).collect();
+            fold.answers.iter().zip(&sources).map(|(update, source)| Contribution { update, source, late: 0 }).collect();
         let source = |digest: Digest| MemorySource::from(self.blobs[&digest].clone());
         let mut out = Vec::new();
         match fold.kind {

@@ -12,6 +12,7 @@
 
 use super::TaskError;
 use crate::disk;
+use crate::fault::point;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
@@ -205,6 +206,7 @@ fn kept(folder: &Path) -> Result<BTreeMap<Round, Kept>, TaskError> {
 }
 
 fn write(folder: &Path, spec: &str, member: &MemberName, round: Round, values: &ParamSet) -> Result<(), TaskError> {
+    point("agent/private-before-write");
     let own = folder.join(member.as_str());
     if !own.is_dir() {
         make(folder, spec, &own).map_err(|e| fault(&own, e))?;
@@ -216,6 +218,7 @@ fn write(folder: &Path, spec: &str, member: &MemberName, round: Round, values: &
         fs::remove_file(&old.path).map_err(|e| fault(&old.path, e))?;
     }
     disk::replace(&own, &name, &bytes).map_err(|e| fault(&own.join(&name), e))?;
+    point("agent/private-after-write");
     let mut kept = kept(&own)?;
     while kept.len() > KEPT
         && let Some((_, oldest)) = kept.pop_first()

@@ -46,11 +46,22 @@ fn update(member: &str, values: [f32; 2], examples: u32, of_a: u32, of_b: u32) -
 }
 
 fn fold(strategy: &str, base: &MemorySource, updates: &[(UpdateRef, MemorySource)]) -> Result<ParamSet, FoldError> {
-    let spec = spec(strategy);
-    let updates: Vec<Contribution<'_>> = updates.iter().map(|(update, source)| Contribution { update, source }).collect();
-    let input = FoldInput { spec: &spec, round: 1, base, updates: &updates };
+    fold_late(&spec(strategy), base, updates, &[])
+}
+
+/// `late` says by how many rounds the first updates are late.
+fn fold_late(
+    spec: &RunSpec,
+    base: &MemorySource,
+    updates: &[(UpdateRef, MemorySource)],
+    late: &[u32],
+) -> Result<ParamSet, FoldError> {
+    let late = late.iter().copied().chain(std::iter::repeat(0));
+    let updates: Vec<Contribution<'_>> =
+        updates.iter().zip(late).map(|((update, source), late)| Contribution { update, source, late }).collect();
+    let input = FoldInput { spec, round: 1, base, updates: &updates };
     let mut out = Vec::new();
-    crate::strategy::create(&spec).unwrap().fold(&input, &mut out)?;
+    crate::strategy::create(spec).unwrap().fold(&input, &mut out)?;
     Ok(ParamSet::from_bytes(&out, &Default::default()).unwrap())
 }
 
@@ -94,6 +105,36 @@ fn a_member_without_a_modality_neither_shifts_nor_erases_its_prototypes() {
 }
 
 #[test]
+fn a_late_update_weighs_less() {
+    assert_eq!([0, 1, 2].map(|late| late_weight(8, late, 1.0)), [8, 4, 2]);
+    assert_eq!([0, 1, 100].map(|late| late_weight(8, late, 0.0)), [8; 3]);
+    assert_eq!((late_weight(1, 9, 1.0), late_weight(0, 9, 1.0)), (1, 0), "it counts at least as one sample, or not at all");
+    let max = crate::update::MAX_WEIGHT;
+    assert_eq!(late_weight(max, 0, 0.5), max);
+    let updates = [update("m1", [4.0, 0.0], 8, 0, 8), update("m2", [1.0, 3.0], 2, 2, 0)];
+    for kind in ["{ kind = \"fedavg\", blockwise = true }", "{ kind = \"pmcm\" }", "{ kind = \"fedprox\", blockwise = true }"] {
+        let mut spec = spec(kind);
+        spec.cohort.staleness = 1.0;
+        let next = fold_late(&spec, &base(), &updates, &[1]).unwrap();
+        assert_eq!(weight(&next, "head"), [3.0, 1.0], "8 samples count as 4: (4 * 4 + 2 * 1) / 6");
+        assert_eq!(weight(&next, "encoder.b"), [4.0, 0.0], "nobody else trained it");
+    }
+}
+
+#[test]
+fn a_late_update_leaves_the_library_alone() {
+    let fresh = update("m1", [1.0, 0.0], 4, 4, 0);
+    let alone = fold("{ kind = \"pmcm\" }", &base(), std::slice::from_ref(&fresh)).unwrap();
+    let both = [update("m2", [9.0, 9.0], 50, 50, 0), fresh];
+    let next = fold_late(&spec("{ kind = \"pmcm\" }"), &base(), &both, &[1]).unwrap();
+    for part in ["mean", "count", "contributors", "round"] {
+        let name = format!("proto/a/{part}");
+        assert_eq!(alone.get(&name), next.get(&name), "{name}");
+    }
+    assert_ne!(alone.get("param/head/weight"), next.get("param/head/weight"));
+}
+
+#[test]
 fn values_that_are_not_finite_are_refused() {
     let updates = [update("good", [1.0, 0.0], 1, 0, 0), update("bad", [f32::NAN, 0.0], 1, 0, 0)];
     let error = fold("{ kind = \"fedavg\" }", &base(), &updates).unwrap_err().to_string();
@@ -108,10 +149,12 @@ proptest! {
             .enumerate()
             .map(|(i, (v, n))| update(&format!("m{i}"), [f32::from(v[0]) / 7.0, f32::from(v[1]) * 1e-9], *n, *n / 2, *n / 3))
             .collect();
+        let mut late: Vec<u32> = (0..updates.len() as u32).map(|i| i % 3).collect();
         for strategy in ["{ kind = \"fedavg\" }", "{ kind = \"pmcm\" }"] {
-            let one = fold(strategy, &base(), &updates).unwrap();
+            let one = fold_late(&spec(strategy), &base(), &updates, &late).unwrap();
             crate::rng::stream(seed, "test", "", 0).shuffle(&mut updates);
-            prop_assert_eq!(one.digest(), fold(strategy, &base(), &updates).unwrap().digest());
+            crate::rng::stream(seed, "test", "", 0).shuffle(&mut late);
+            prop_assert_eq!(one.digest(), fold_late(&spec(strategy), &base(), &updates, &late).unwrap().digest());
         }
     }
 }

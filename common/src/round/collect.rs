@@ -5,7 +5,7 @@ use super::reject::Reject;
 use crate::id::{AssignmentId, MemberName, Millis};
 use crate::metric::Metrics;
 use crate::update::UpdateRef;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many assignments ended in which way.
@@ -23,6 +23,23 @@ pub struct Tally {
     pub expired: u64,
 }
 
+impl Tally {
+    /// A member failed, or its answer cannot be used.
+    pub(super) fn ended_badly(&mut self, failed: bool) {
+        if failed {
+            self.dropped += 1;
+        } else {
+            self.rejected += 1;
+        }
+    }
+
+    /// Answers that were accepted turn out not to be used.
+    pub(super) fn unused(&mut self, answers: usize) {
+        self.accepted -= answers as u64;
+        self.dropped += answers as u64;
+    }
+}
+
 /// An assignment that is waited for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Open {
@@ -37,12 +54,55 @@ pub struct Collect {
     pub(super) quorum: usize,
     pub(super) most: usize,
     pub(super) deadline: Millis,
+    /// Until then the `most` of lowest rank are waited for; from then on the first answers will do.
+    #[serde(default)]
+    pub(super) patient_until: Millis,
     pub(super) open: BTreeMap<AssignmentId, Open>,
     pub(super) accepted: BTreeMap<MemberName, UpdateRef>,
-    /// Everybody who was asked in this phase, replacements too.
-    pub(super) asked: BTreeSet<MemberName>,
+    /// Everybody who was asked in this phase, replacements too, with its rank: 0 was drawn first.
+    #[serde(deserialize_with = "ranks")]
+    pub(super) asked: BTreeMap<MemberName, u32>,
     /// Who last failed or was refused, and why, for people.
     pub(super) last_fault: Option<String>,
+}
+
+/// States of the version before ranks list the names; there a rank decided nothing.
+fn ranks<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<MemberName, u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Asked {
+        Ranked(BTreeMap<MemberName, u32>),
+        Listed(BTreeSet<MemberName>),
+    }
+    Ok(match Asked::deserialize(d)? {
+        Asked::Ranked(ranks) => ranks,
+        Asked::Listed(names) => names.into_iter().zip(0..).collect(),
+    })
+}
+
+/// Takes an assignment out of `open`, if it is `member`'s.
+pub(super) fn close(
+    open: &mut BTreeMap<AssignmentId, Open>,
+    accepted: &BTreeMap<MemberName, UpdateRef>,
+    id: AssignmentId,
+    member: &MemberName,
+) -> Result<Open, Reject> {
+    if accepted.values().any(|u| u.assignment == id && u.member == *member) {
+        return Err(Reject::AlreadyAnswered(id));
+    }
+    match open.get(&id) {
+        None => Err(Reject::NotOpen(id)),
+        Some(open) if open.assignment.member != *member => Err(Reject::NotYours(id, member.clone())),
+        Some(_) => open.remove(&id).ok_or(Reject::NotOpen(id)),
+    }
+}
+
+/// Sum of all metrics, in the order of the answers, which is that of member names.
+pub(super) fn metrics_of(answers: &[UpdateRef]) -> Metrics {
+    answers.iter().fold(Metrics::default(), |mut all, u| {
+        all.merge(&u.metrics);
+        all
+    })
 }
 
 impl Collect {
@@ -52,46 +112,69 @@ impl Collect {
             quorum,
             most,
             deadline,
+            patient_until: 0,
             open: BTreeMap::new(),
             accepted: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             last_fault: None,
         }
     }
 
     pub(super) fn add(&mut self, assignment: Assignment, attempt: u32) {
-        self.asked.insert(assignment.member.clone());
+        let rank = self.asked.len() as u32;
+        self.asked.entry(assignment.member.clone()).or_insert(rank);
         self.open.insert(assignment.id, Open { assignment, attempt });
     }
 
     /// Takes an open assignment out, if it is `member`'s.
     pub(super) fn close(&mut self, id: AssignmentId, member: &MemberName) -> Result<Open, Reject> {
-        if self.accepted.values().any(|u| u.assignment == id && u.member == *member) {
-            return Err(Reject::AlreadyAnswered(id));
-        }
-        match self.open.get(&id) {
-            None => Err(Reject::NotOpen(id)),
-            Some(open) if open.assignment.member != *member => Err(Reject::NotYours(id, member.clone())),
-            Some(_) => self.open.remove(&id).ok_or(Reject::NotOpen(id)),
-        }
+        close(&mut self.open, &self.accepted, id, member)
+    }
+
+    fn rank(&self, member: &MemberName) -> u32 {
+        self.asked.get(member).copied().unwrap_or(u32::MAX)
     }
 
     /// Nothing more is waited for, and there is enough.
-    pub(super) fn complete(&self) -> bool {
-        self.accepted.len() >= self.most || (self.open.is_empty() && self.accepted.len() >= self.quorum)
+    pub(super) fn complete(&self, now: Millis) -> bool {
+        let accepted = self.accepted.len();
+        if self.open.is_empty() {
+            return accepted >= self.quorum.min(self.most);
+        }
+        accepted >= self.most && (now >= self.patient_until || self.best_are_in())
+    }
+
+    /// The `most` of lowest rank, among those that can still answer, have answered.
+    fn best_are_in(&self) -> bool {
+        let awaited = self.waiting().map(|m| self.rank(m)).min().unwrap_or(u32::MAX);
+        self.accepted.keys().filter(|m| self.rank(m) < awaited).count() >= self.most
+    }
+
+    /// When patience ends, if enough answers wait for that.
+    pub(super) fn patience_ends(&self) -> Option<Millis> {
+        (self.accepted.len() >= self.most).then_some(self.patient_until)
+    }
+
+    /// Members that answered or still can.
+    pub(super) fn candidates(&self) -> usize {
+        self.open.len() + self.accepted.len()
+    }
+
+    /// Takes all answers out: the `most` of lowest rank in order of member name, and how many are not used.
+    pub(super) fn take_answers(&mut self, most: usize) -> (Vec<UpdateRef>, usize) {
+        let mut answers: Vec<UpdateRef> = std::mem::take(&mut self.accepted).into_values().collect();
+        let surplus = answers.len().saturating_sub(most);
+        if surplus > 0 {
+            answers.sort_by_key(|a| self.rank(&a.member));
+            answers.truncate(most);
+            answers.sort_by(|a, b| a.member.cmp(&b.member));
+        }
+        (answers, surplus)
     }
 
     /// Nothing more is waited for, and there is not enough.
     pub(super) fn starved(&self) -> bool {
         self.open.is_empty() && self.accepted.len() < self.quorum
-    }
-
-    /// Sum of all metrics, in order of member name.
-    pub(super) fn metrics(&self) -> Metrics {
-        self.accepted.values().fold(Metrics::default(), |mut all, u| {
-            all.merge(&u.metrics);
-            all
-        })
     }
 
     /// Members that are waited for.

@@ -4,6 +4,7 @@ use crate::id::{AssignmentId, Digest, MemberName, Round};
 use crate::metric::Metrics;
 use crate::update::UpdateRef;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a member is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,9 @@ pub struct Fold {
     pub inputs: Option<Digest>,
     /// The answers, in order of member name.
     pub answers: Vec<UpdateRef>,
+    /// Of the answers those that are late, and by how many rounds: they were trained from an older global.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stale: BTreeMap<MemberName, u32>,
 }
 
 /// A round that is over.
@@ -76,7 +80,7 @@ pub struct Published {
     pub round: Round,
     /// The global.
     pub digest: Digest,
-    /// Whose updates are in it, in order of name.
+    /// Whose updates are in it, late ones too, in order of name.
     pub members: Vec<MemberName>,
     /// Metrics of local training, summed over them.
     pub metrics: Metrics,
@@ -106,6 +110,15 @@ pub enum Command {
         statistics: Option<Digest>,
         /// Metrics summed over members in order of name.
         metrics: Metrics,
+    },
+    /// A member failed so often that it is left out for some rounds.
+    Rest {
+        /// Who.
+        member: MemberName,
+        /// Its failures in a row.
+        failures: u32,
+        /// The first round that may ask it again.
+        until: Round,
     },
     /// The run waits for somebody to act.
     Pause {

@@ -1,6 +1,6 @@
 //! What happens to a run. Events are plain data: the journal keeps them, and a run is a fold over them.
 
-use crate::id::{AssignmentId, Digest, MemberName};
+use crate::id::{AssignmentId, Digest, MemberName, Round};
 use crate::update::UpdateRef;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,15 @@ pub struct MemberInfo {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
+    /// The run starts from the global of another run. Only as the first event of a run.
+    Forked {
+        /// The other run.
+        from: String,
+        /// The round that published the global; the run goes on with the next one.
+        round: Round,
+        /// The global.
+        global: Digest,
+    },
     /// A member is reachable.
     Joined {
         /// Who.

@@ -1,13 +1,16 @@
 //! What the engine has folded, and what it goes on with.
 
-use super::{Command, Engine, Fold, FoldKind, Phase, Published, Reject};
+use super::collect::metrics_of;
+use super::{Command, Engine, Fold, FoldKind, PauseCause, Phase, Published, Reject};
 use crate::global::GlobalRef;
-use crate::id::{Digest, Millis, Round};
+use crate::id::{Digest, MemberName, Millis, Round};
 use crate::metric::Metrics;
 use crate::update::UpdateRef;
+use std::collections::BTreeMap;
 
 impl Engine {
-    pub(super) fn fold(&mut self, kind: FoldKind, round: Round, answers: Vec<UpdateRef>, metrics: Metrics) {
+    pub(super) fn fold(&mut self, kind: FoldKind, round: Round, answers: Vec<UpdateRef>, stale: BTreeMap<MemberName, u32>) {
+        let metrics = metrics_of(&answers);
         let fold = Fold {
             id: self.state.next_fold,
             kind,
@@ -15,6 +18,7 @@ impl Engine {
             base: self.state.global.map(|g| g.digest),
             inputs: self.state.inputs.filter(|_| kind == FoldKind::Initial),
             answers,
+            stale,
         };
         self.state.next_fold += 1;
         self.commands.push_back(Command::Fold(fold.clone()));
@@ -60,7 +64,7 @@ impl Engine {
 
     pub(super) fn fold_failed(&mut self, id: u64, reason: String) -> Result<(), Reject> {
         let round = self.awaited(id)?.0.round;
-        self.pause(format!("the answers of round {round} could not be folded: {reason}"));
+        self.pause(PauseCause::Fold, format!("the answers of round {round} could not be folded: {reason}"));
         Ok(())
     }
 }

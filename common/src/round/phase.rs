@@ -16,6 +16,19 @@ pub enum Outcome {
     Stopped,
 }
 
+/// Why a run is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PauseCause {
+    /// Somebody asked for it, who must say when to go on.
+    #[default]
+    Asked,
+    /// There were too few answers. It goes on by itself when a member joins that can help.
+    Starved,
+    /// Answers could not be folded.
+    Fold,
+}
+
 /// What a run is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Phase {
@@ -47,6 +60,9 @@ pub enum Phase {
     Paused {
         /// Why.
         reason: String,
+        /// What kind of pause it is.
+        #[serde(default)]
+        cause: PauseCause,
         /// What to go on with.
         then: Box<Phase>,
     },

@@ -1,6 +1,6 @@
 //! Refusals: values that the sender must see, as opposed to failures of ours.
 
-use crate::id::{AssignmentId, MemberName};
+use crate::id::{AssignmentId, MemberName, Round};
 
 /// Why an event is refused. The state is then as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +17,17 @@ pub enum Reject {
     /// This answer is already in.
     #[error("assignment {0} is already answered")]
     AlreadyAnswered(AssignmentId),
+    /// Only a run that nothing has happened to can start from the global of another.
+    #[error("the run has begun already; only a new run can start from another run's global")]
+    Begun,
+    /// The fork starts where the run would be over.
+    #[error("a run of {rounds} rounds cannot go on after round {round}; it needs more rounds")]
+    ForkedTooLate {
+        /// The round of the global.
+        round: Round,
+        /// Rounds of the run.
+        rounds: Round,
+    },
     /// The run is over.
     #[error("the run is over")]
     Over,

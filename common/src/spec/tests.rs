@@ -1,4 +1,5 @@
 use super::*;
+use std::time::Duration;
 
 const GOOD: &str = r#"
 version = 1
@@ -19,6 +20,32 @@ fn a_spec_survives_its_text() {
     let spec = RunSpec::from_toml(GOOD).unwrap();
     assert_eq!(spec.cohort.deadline, Duration::from_secs(90));
     assert_eq!(RunSpec::from_toml(&spec.to_toml()).unwrap(), spec);
+    let more = "deadline = \"1m 30s\"\npatience = \"20s\"\nabsence = \"500ms\"\nlate = \"next-round\"\nstrikes = 0\n\
+                [keep]\nglobals = 1\nbest = \"test/head/left\"\nupdates = true\n";
+    let spec = RunSpec::from_toml(&GOOD.replacen("deadline = \"1m 30s\"", more, 1)).unwrap();
+    assert_eq!(spec.cohort.absence, Some(Duration::from_millis(500)));
+    assert_eq!(
+        (spec.cohort.late, spec.cohort.staleness, spec.keep.best.as_deref()),
+        (Late::NextRound, 0.5, Some("test/head/left"))
+    );
+    assert_eq!(RunSpec::from_toml(&spec.to_toml()).unwrap(), spec);
+}
+
+#[test]
+fn a_stored_spec_without_rules_has_those_of_the_version_before() {
+    assert_eq!(RunSpec::from_toml(GOOD).unwrap().rules, RULES);
+    let old = RunSpec::stored(GOOD).unwrap();
+    assert_eq!(old.rules, 1);
+    assert_eq!(RunSpec::stored(&old.to_toml()).unwrap(), old);
+    let new = RunSpec::from_toml(GOOD).unwrap();
+    assert_eq!(RunSpec::stored(&new.to_toml()).unwrap(), new, "every key is written out");
+    assert!(RunSpec::stored(&GOOD.replacen("rounds", "rouns", 1)).is_err());
+}
+
+#[test]
+fn the_quorum_is_all_that_are_used() {
+    let spec = RunSpec::from_toml(&GOOD.replacen("size = 2", "size = 4\nmost = 3", 1)).unwrap();
+    assert_eq!((spec.cohort.most(), spec.cohort.quorum()), (3, 3));
 }
 
 #[test]
@@ -40,6 +67,19 @@ fn errors_name_the_key_and_what_would_be_right() {
         ("left = 32", "fused = 32", "'fused' is reserved"),
         ("version = 1", "version = 2", "this build reads version 1"),
         ("classes = 10", "classes = 1", "`task.classes`"),
+        ("version = 1", "version = 1\nrules = 3", "`rules` is not valid: this build knows rules 1 and 2"),
+        ("size = 2", "size = 2\npatience = \"2m\"", "`cohort.patience` is not valid: must be at most cohort.deadline"),
+        ("size = 2", "size = 2\nabsence = \"0s\"", "`cohort.absence` is not valid"),
+        ("size = 2", "size = 2\nabsence = 5", "expected a duration with its unit"),
+        ("size = 2", "size = 2\nlate = \"next\"", "did you mean `next-round`?"),
+        ("size = 2", "size = 2\nstaleness = 1.5", "`cohort.staleness` is not valid: must be in [0, 1]"),
+        ("size = 2", "size = 2\nstaleness = nan", "`cohort.staleness` is not valid"),
+        ("size = 2", "size = 2\nmost = 3", "`cohort.most` is not valid: must be 1 to cohort.size"),
+        ("size = 2", "size = 2\nmost = 1\nquorum = 2", "`cohort.quorum` is not valid: must be 1 to cohort.most"),
+        ("size = 2", "size = 2\nstrikes = 2000", "`cohort.strikes`"),
+        ("rounds = 3", "rounds = 3\nkeep = { globals = 0 }", "`keep.globals` is not valid: must be 1"),
+        ("rounds = 3", "rounds = 3\nkeep = { best = \"\" }", "`keep.best` is not valid: name a metric"),
+        ("rounds = 3", "rounds = 3\nkeep = { global = 1 }", "did you mean `globals`?"),
     ];
     for (old, new, expected) in cases {
         let error = RunSpec::from_toml(&GOOD.replacen(old, new, 1)).unwrap_err().to_string();

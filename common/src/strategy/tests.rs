@@ -63,7 +63,8 @@ fn update(member: &str, seed: u64, examples: u32, with_a: bool) -> (UpdateRef, M
 fn fold(def: &StrategyDef, base: &ParamSet, updates: &[(UpdateRef, MemorySource)]) -> Result<ParamSet, FoldError> {
     let spec = spec(def.name);
     let base = MemorySource::from(base.clone());
-    let updates: Vec<Contribution<'_>> = updates.iter().map(|(update, source)| Contribution { update, source }).collect();
+    let updates: Vec<Contribution<'_>> =
+        updates.iter().map(|(update, source)| Contribution { update, source, late: 0 }).collect();
     let mut out = Vec::new();
     create(&spec).unwrap().fold(&FoldInput { spec: &spec, round: 1, base: &base, updates: &updates }, &mut out)?;
     Ok(ParamSet::from_bytes(&out, &Default::default()).unwrap())

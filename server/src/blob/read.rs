@@ -128,7 +128,10 @@ impl Blobs {
     pub fn raw(&self, digest: &Digest) -> Result<Raw, BlobError> {
         let len = self.len(digest)?;
         let data = match &self.inner.place {
-            Place::Memory(memory) => Data::Memory(lock(memory).complete.get(digest).cloned().ok_or(BlobError::Missing(*digest))?),
+            Place::Memory(memory) => {
+                let bytes = lock(memory).complete.get(digest).map(|held| held.bytes.clone());
+                Data::Memory(bytes.ok_or(BlobError::Missing(*digest))?)
+            }
             Place::Dir(dir) => {
                 let path = blob_path(dir, digest);
                 if self.inner.open_files.fetch_add(1, Ordering::Relaxed) < KEPT_OPEN {

@@ -1,5 +1,7 @@
 use super::*;
+use std::collections::BTreeSet;
 use std::sync::Barrier;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tessera_common::aggregate::Sink;
 use tessera_common::param::{ParamSet, Source, Tensor};
@@ -232,4 +234,183 @@ fn a_new_process_goes_on_with_broken_uploads_and_clears_the_rest() {
     upload.append(&content[20..]).unwrap();
     upload.finish().unwrap();
     assert_eq!(blobs.read(&digest).unwrap(), content);
+}
+
+/// The file of a blob, as it was written so long ago.
+fn age(blobs: &Blobs, name: &str, age: Duration) {
+    let Place::Dir(dir) = &blobs.inner.place else { return };
+    let file = File::options().write(true).open(dir.join(name)).unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
+}
+
+/// As if everything had come so long ago.
+fn age_all(blobs: &Blobs, by: Duration) {
+    match &blobs.inner.place {
+        Place::Dir(dir) => {
+            for entry in fs::read_dir(dir).unwrap() {
+                age(blobs, entry.unwrap().file_name().to_str().unwrap(), by);
+            }
+        }
+        Place::Memory(memory) => {
+            let mut memory = lock(memory);
+            memory.complete.values_mut().for_each(|held| held.at -= by);
+            memory.parts.values_mut().for_each(|held| held.at -= by);
+        }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn corrupt(error: BlobError) -> (Digest, Digest, PathBuf) {
+    let BlobError::Corrupt { digest, found, put_aside } = error else { panic!("{error}") };
+    (digest, found, put_aside)
+}
+
+#[test]
+fn bytes_that_changed_on_the_disk_are_found_and_the_file_is_put_aside() {
+    let dir = TempDir::new().unwrap();
+    let content = ParamSet::new().to_bytes();
+    let digest = put(&Blobs::in_dir(dir.path(), MAX).unwrap(), &content);
+    let path = dir.path().join(digest.to_string());
+    let mut wrong = content.clone();
+    for at in [0, content.len() - 1] {
+        wrong.clone_from(&content);
+        wrong[at] ^= 1;
+        fs::write(&path, &wrong).unwrap();
+        // a new process knows nothing of the file
+        let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+        let error = blobs.open_verified(&digest).unwrap_err();
+        let text = error.to_string();
+        let (named, found, aside) = corrupt(error);
+        assert_eq!((named, found), (digest, Digest::of(&wrong)));
+        assert_eq!(fs::read(&aside).unwrap(), wrong, "never removed");
+        for part in [digest.to_string(), found.to_string(), aside.display().to_string(), "put back an intact copy".into()] {
+            assert!(text.contains(&part), "{text}");
+        }
+        assert!(!path.exists());
+        assert_eq!(blobs.status(&digest).unwrap(), BlobStatus { offset: 0, complete: false }, "it can be sent again");
+        assert_eq!(corrupt(blobs.verify(&digest).unwrap_err()), (digest, found, aside), "said again, until it is back");
+        fs::write(&path, &content).unwrap();
+        blobs.verify(&digest).unwrap();
+    }
+    let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+    assert_eq!(blobs.quarantined(), [digest.to_string(), format!("{digest}.2")]);
+    assert!(matches!(blobs.verify(&Digest::of(b"never here")), Err(BlobError::Missing(_))));
+}
+
+#[test]
+fn a_file_is_read_once_until_another_takes_its_place() {
+    let dir = TempDir::new().unwrap();
+    let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+    let content = bytes(5000, 3);
+    let digest = put(&blobs, &content);
+    let path = dir.path().join(digest.to_string());
+    let known = |blobs: &Blobs| lock(&blobs.inner.verified).holds(&digest, Identity::of(&File::open(&path).unwrap()).unwrap());
+    assert!(known(&blobs), "it was hashed while it came");
+    blobs.touch(&digest).unwrap();
+    assert!(known(&blobs), "touching does not make it another file");
+
+    let fresh = Blobs::in_dir(dir.path(), MAX).unwrap();
+    assert!(!known(&fresh));
+    fresh.touch(&digest).unwrap();
+    assert!(!known(&fresh), "touching is not checking");
+    fresh.verify(&digest).unwrap();
+    assert!(known(&fresh));
+    // the same length at another time
+    fs::write(&path, bytes(5000, 4)).unwrap();
+    age(&fresh, &digest.to_string(), HOUR);
+    assert_eq!(corrupt(fresh.verify(&digest).unwrap_err()).0, digest);
+
+    let mut writer = fresh.writer().unwrap();
+    writer.write(&content).unwrap();
+    assert_eq!(writer.finish().unwrap(), digest);
+    assert!(known(&fresh), "a writer hashes too");
+    let memory = Blobs::in_memory(MAX);
+    let digest = put(&memory, &content);
+    memory.verify(&digest).unwrap();
+    assert!(matches!(memory.verify(&Digest::of(b"x")), Err(BlobError::Missing(_))));
+    assert!(memory.quarantined().is_empty());
+}
+
+#[test]
+fn what_nobody_needs_is_swept_away_once_it_is_old() {
+    both(|blobs| {
+        let [live, old, touched, part] = [1, 2, 3, 4].map(|salt| bytes(100 + salt, salt));
+        let [live, old, touched] = [live, old, touched].map(|content| put(&blobs, &content));
+        let part_digest = Digest::of(&part);
+        let mut upload = blobs.begin(part_digest, 200, 0).unwrap();
+        upload.append(&part[..60]).unwrap();
+        drop(upload);
+        let needed = BTreeSet::from([live]);
+        assert_eq!(blobs.sweep(&needed, HOUR, HOUR).unwrap(), Swept { removed: 0, bytes: 0, kept: 2 }, "all too young");
+
+        age_all(&blobs, 2 * HOUR);
+        blobs.touch(&touched).unwrap();
+        blobs.touch(&Digest::of(b"not here")).unwrap();
+        assert_eq!(blobs.sweep(&needed, HOUR, 3 * HOUR).unwrap(), Swept { removed: 1, bytes: 102, kept: 1 });
+        assert!(blobs.len(&live).is_ok() && blobs.len(&touched).is_ok());
+        assert!(matches!(blobs.len(&old), Err(BlobError::Missing(_))));
+        assert_eq!(blobs.status(&part_digest).unwrap().offset, 60, "its agent may come back");
+
+        age_all(&blobs, 2 * HOUR);
+        blobs.touch(&touched).unwrap();
+        assert_eq!(blobs.sweep(&needed, HOUR, HOUR).unwrap(), Swept { removed: 1, bytes: 60, kept: 1 });
+        assert_eq!(blobs.status(&part_digest).unwrap().offset, 0);
+        assert_eq!(blobs.sweep(&BTreeSet::new(), Duration::ZERO, HOUR).unwrap(), Swept { removed: 2, bytes: 204, kept: 0 });
+    });
+}
+
+#[test]
+fn only_our_files_are_swept_away() {
+    let dir = TempDir::new().unwrap();
+    let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+    let digest = Digest::of(b"x");
+    let ours = [format!("{digest}"), format!("{digest}.part"), "new.7.tmp".into()];
+    let others = ["notes.txt".into(), "x.part".into(), "x.tmp".into(), format!("{digest}.7.up"), format!("{digest}.old")];
+    ours.iter().chain(&others).for_each(|name| fs::write(dir.path().join(name), b"1234").unwrap());
+    age_all(&blobs, 2 * HOUR);
+    // put aside, and a folder under the name of a blob
+    fs::create_dir(dir.path().join("quarantine")).unwrap();
+    fs::write(dir.path().join("quarantine").join(digest.to_string()), b"x").unwrap();
+    fs::create_dir(dir.path().join(Digest::of(b"folder").to_string())).unwrap();
+    assert_eq!(blobs.sweep(&BTreeSet::new(), HOUR, HOUR).unwrap(), Swept { removed: 3, bytes: 12, kept: 0 });
+    assert!(ours.iter().all(|name| !dir.path().join(name).exists()));
+    assert!(others.iter().all(|name| dir.path().join(name).exists()));
+    assert_eq!(blobs.quarantined(), [digest.to_string()]);
+    assert!(dir.path().join(Digest::of(b"folder").to_string()).exists());
+}
+
+/// Stops a sweep where a kill could, at every file and on both sides of its removal.
+#[cfg(debug_assertions)]
+#[test]
+fn a_sweep_that_is_cut_short_leaves_a_valid_folder() {
+    let test = std::thread::current().id();
+    for (place, most) in [("coordinator/gc-before-remove", 4), ("coordinator/gc-after-remove", 4)] {
+        for stop_at in 1..=most {
+            let dir = TempDir::new().unwrap();
+            let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+            let all: Vec<Digest> = (0..6).map(|salt| put(&blobs, &bytes(500, salt))).collect();
+            let live = BTreeSet::from([all[0], all[1]]);
+            age_all(&blobs, HOUR);
+            let calls = AtomicUsize::new(0);
+            fail::cfg_callback(place, move || {
+                // other tests sweep too
+                if std::thread::current().id() == test && calls.fetch_add(1, Ordering::Relaxed) + 1 == stop_at {
+                    std::panic::panic_any("stopped here");
+                }
+            })
+            .unwrap();
+            let outcome = std::panic::catch_unwind(|| blobs.sweep(&live, HOUR, HOUR));
+            fail::remove(place);
+            assert!(outcome.is_err(), "{place} {stop_at}");
+
+            let blobs = Blobs::in_dir(dir.path(), MAX).unwrap();
+            let left = all.iter().filter(|digest| blobs.len(digest).is_ok()).count();
+            let removed = if place.contains("before") { stop_at - 1 } else { stop_at };
+            assert_eq!(left, 6 - removed, "{place} {stop_at}");
+            all.iter().filter(|digest| blobs.len(digest).is_ok()).for_each(|digest| blobs.verify(digest).unwrap());
+            assert_eq!(blobs.sweep(&live, HOUR, HOUR).unwrap().removed, 4 - removed as u64, "the next one goes on");
+            live.iter().for_each(|digest| blobs.verify(digest).unwrap());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Blobs that come from outside, in pieces.
 
-use super::{BlobError, Blobs, Place, file_len, part_path, remove, settle};
+use super::{BlobError, Blobs, Held, Place, file_len, part_path, remove};
+use crate::fault::{hit, point};
 use crate::sync::lock;
 use bytes::Bytes;
 use std::fs::{self, File};
@@ -73,9 +74,10 @@ impl Blobs {
     /// Takes the stored part, for one upload alone; None if there is none.
     fn take_part(&self, digest: &Digest) -> Result<Option<Body>, BlobError> {
         match &self.inner.place {
-            Place::Memory(memory) => Ok(lock(memory).parts.remove(digest).map(Body::Memory)),
+            Place::Memory(memory) => Ok(lock(memory).parts.remove(digest).map(|held| Body::Memory(held.bytes))),
             Place::Dir(dir) => {
                 let path = dir.join(format!("{digest}.{}.up", self.number()));
+                let _names = lock(&self.inner.verified);
                 match fs::rename(part_path(dir, digest), &path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -130,10 +132,14 @@ impl Upload {
             return Err(BlobError::Overflow { digest: self.digest, announced: self.announced });
         }
         match &mut self.body {
+            Some(Body::File { path, .. }) if hit("coordinator/blob-no-space") => {
+                return Err(BlobError::io("cannot write", path)(io::ErrorKind::StorageFull.into()));
+            }
             Some(Body::File { file, path }) => file.write_all(bytes).map_err(BlobError::io("cannot write", path))?,
             Some(Body::Memory(body)) => body.extend_from_slice(bytes),
             None => return Err(BlobError::Missing(self.digest)),
         }
+        point("coordinator/blob-part-written");
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
@@ -142,7 +148,8 @@ impl Upload {
     /// Checks the digest and makes the blob durable.
     ///
     /// # Errors
-    /// If bytes are missing (what came is kept), if the digest is another one (it is thrown away), or if writing fails.
+    /// If bytes are missing (what came is kept), if the digest is another one (it is thrown away), or if making it durable
+    /// fails (it is thrown away too: after a failed fsync nobody knows what the disk has).
     pub fn finish(mut self) -> Result<(), BlobError> {
         if self.len < self.announced {
             return Err(BlobError::Short { digest: self.digest, announced: self.announced, found: self.len });
@@ -154,13 +161,10 @@ impl Upload {
         }
         match (&self.blobs.inner.place, self.body.take()) {
             (Place::Dir(dir), Some(Body::File { file, path })) => {
-                if let Err(error) = settle(&file, &path, dir, &self.digest) {
-                    self.body = Some(Body::File { file, path });
-                    return Err(error);
-                }
+                self.blobs.settle(&file, &path, dir, &self.digest).inspect_err(|_| remove(&path))?;
             }
             (Place::Memory(memory), Some(Body::Memory(bytes))) => {
-                lock(memory).complete.insert(self.digest, Bytes::from(bytes));
+                lock(memory).complete.insert(self.digest, Held::now(Bytes::from(bytes)));
             }
             _ => return Err(BlobError::Missing(self.digest)),
         }
@@ -181,6 +185,7 @@ impl Drop for Upload {
         match (body, &self.blobs.inner.place) {
             (Body::File { path, .. }, Place::Dir(dir)) => {
                 let part = part_path(dir, &self.digest);
+                let _names = lock(&self.blobs.inner.verified);
                 // the longer of two broken uploads is the more useful
                 let keep = file_len(&part).is_ok_and(|stored| stored.unwrap_or(0) < self.len);
                 if !keep {
@@ -191,9 +196,9 @@ impl Drop for Upload {
             }
             (Body::Memory(bytes), Place::Memory(memory)) => {
                 let mut memory = lock(memory);
-                let stored = memory.parts.get(&self.digest).map_or(0, Vec::len);
+                let stored = memory.parts.get(&self.digest).map_or(0, |held| held.bytes.len());
                 if bytes.len() > stored {
-                    memory.parts.insert(self.digest, bytes);
+                    memory.parts.insert(self.digest, Held::now(bytes));
                 }
             }
             (Body::File { .. }, Place::Memory(_)) | (Body::Memory(_), Place::Dir(_)) => {}

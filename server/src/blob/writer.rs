@@ -1,10 +1,11 @@
 //! Blobs that the coordinator makes itself.
 
-use super::{BlobError, Blobs, Place, remove, settle};
+use super::{BlobError, Blobs, Held, Place, remove};
+use crate::fault::hit;
 use crate::sync::lock;
 use bytes::Bytes;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use tessera_common::aggregate::Sink;
 use tessera_common::id::Digest;
@@ -54,11 +55,11 @@ impl Writer {
         if let Some(Body::File { file, path }) = &mut self.body {
             file.flush().map_err(BlobError::io("cannot write", path))?;
             if let Place::Dir(dir) = &self.blobs.inner.place {
-                settle(file.get_ref(), path, dir, &digest)?;
+                self.blobs.settle(file.get_ref(), path, dir, &digest)?;
             }
         }
         if let (Some(Body::Memory(bytes)), Place::Memory(memory)) = (self.body.take(), &self.blobs.inner.place) {
-            lock(memory).complete.insert(digest, Bytes::from(bytes));
+            lock(memory).complete.insert(digest, Held::now(Bytes::from(bytes)));
         }
         Ok(digest)
     }
@@ -68,6 +69,9 @@ impl Sink for Writer {
     fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.hasher.update(bytes);
         match &mut self.body {
+            Some(Body::File { path, .. }) if hit("coordinator/blob-no-space") => {
+                Err(BlobError::io("cannot write", path)(io::ErrorKind::StorageFull.into()).to_string())
+            }
             Some(Body::File { file, path }) => {
                 file.write_all(bytes).map_err(|e| BlobError::io("cannot write", path)(e).to_string())
             }

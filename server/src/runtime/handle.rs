@@ -1,6 +1,6 @@
 //! The way in: cheap to clone, usable from anywhere.
 
-use super::requests::{Read, Request};
+use super::requests::{Fork, Read, Request};
 use super::sessions::{Hello, Line, SessionId};
 use super::view::{MemberView, RunDetail, RunSummary};
 use crate::blob::{BlobError, Blobs};
@@ -10,10 +10,11 @@ use crate::history::Watch;
 use crate::serve::Pipe;
 use crate::traffic::Traffic;
 use bytes::Bytes;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
-use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
+use tessera_common::id::{AssignmentId, Digest, MemberName, Round, RunId};
 use tessera_common::round::{Assignment, Event};
 use tessera_common::spec::RunSpec;
 use tessera_proto::convert::shorten;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     /// What the log was told of our disk.
     pub(crate) faults: Faults,
     pub(crate) pipes: mpsc::Sender<Pipe>,
+    /// Folder and reserve, if there is a disk.
+    pub(crate) disk: Option<(PathBuf, u64)>,
 }
 
 /// The way into a coordinator, from within its process. Works while [`crate::Server::run`] does.
@@ -87,6 +90,40 @@ impl Handle {
     pub async fn show(&self, run: &RunId) -> Result<RunDetail, Refusal> {
         let run = run.clone();
         self.ask(|reply| Request::Read(Read::Show { run, reply })).await?
+    }
+
+    /// Makes a run that goes on from the global of `round` of the run `from`, with that run's spec or another one of the
+    /// same task and model. The new run needs the same members as any other; what members keep for themselves starts anew.
+    ///
+    /// # Errors
+    /// If there is no such run, it does not keep that global, or the spec cannot go on from it.
+    pub async fn fork(&self, from: &RunId, round: Round, spec_toml: Option<&str>, id: Option<RunId>) -> Result<RunId, Refusal> {
+        let spec = spec_toml.map(RunSpec::from_toml).transpose()?;
+        let fork = Box::new(Fork { from: from.clone(), round, spec, id });
+        self.ask(|reply| Request::Fork { fork, reply }).await?
+    }
+
+    /// The globals of a run that are kept, in order of round, with their lengths in bytes.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub async fn globals(&self, run: &RunId) -> Result<Vec<(Round, Digest, u64)>, Refusal> {
+        let run = run.clone();
+        let globals = self.ask(|reply| Request::Read(Read::Globals { run, reply })).await??;
+        let blobs = self.blobs().clone();
+        let measure = move || {
+            // one that is missing is not kept, whatever the books say
+            globals.into_iter().filter_map(|(round, digest)| Some((round, digest, blobs.len(&digest).ok()?))).collect()
+        };
+        tokio::task::spawn_blocking(measure).await.map_err(|e| Refusal::NotStored(e.to_string()))
+    }
+
+    /// What is wrong with the disk at present, if anything.
+    ///
+    /// # Errors
+    /// If the coordinator stops.
+    pub async fn trouble(&self) -> Result<Option<String>, Refusal> {
+        self.ask(|reply| Request::Read(Read::Trouble(reply))).await
     }
 
     /// Ends a run.
@@ -138,7 +175,9 @@ impl Handle {
     /// If it is not here or cannot be read.
     pub async fn blob(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         let (blobs, digest) = (self.shared.blobs.clone(), *digest);
-        tokio::task::spawn_blocking(move || blobs.read(&digest)).await.unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())))
+        tokio::task::spawn_blocking(move || blobs.verify(&digest).and_then(|()| blobs.read(&digest)))
+            .await
+            .unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())))
     }
 
     /// The blobs, to read and write directly.
@@ -168,6 +207,17 @@ impl Handle {
 
     pub(crate) async fn connect(&self, hello: Hello, line: Line) -> Result<SessionId, Refusal> {
         self.ask(|reply| Request::Connect { hello, line, reply }).await
+    }
+
+    /// Lets the runs wait for a disk that failed somebody, who wanted room for `need` bytes.
+    pub(crate) async fn disk_failed(&self, reason: String, need: u64) {
+        // A coordinator that stops needs no room.
+        let _ = self.inbox.send(Request::Trouble { reason, need }).await;
+    }
+
+    /// Pauses the runs that work with a damaged blob.
+    pub(crate) async fn damaged(&self, digest: Digest, reason: String) {
+        let _ = self.inbox.send(Request::Corrupt { digest, reason }).await;
     }
 
     pub(crate) async fn disconnect(&self, session: SessionId, why: Status) {

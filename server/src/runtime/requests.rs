@@ -7,9 +7,10 @@ use super::{Runtime, Standing};
 use crate::error::Refusal;
 use crate::history::Watch;
 use crate::store::MemberRecord;
-use tessera_common::id::{AssignmentId, Digest, MemberName, RunId};
+use std::sync::Arc;
+use tessera_common::id::{AssignmentId, Digest, MemberName, Round, RunId};
 use tessera_common::round::{Event, Reject};
-use tessera_common::spec::RunSpec;
+use tessera_common::spec::{RunSpec, SpecError};
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -18,10 +19,39 @@ const STEM: usize = 57;
 
 #[derive(Debug)]
 pub(crate) enum Request {
-    Connect { hello: Hello, line: Line, reply: oneshot::Sender<SessionId> },
-    Disconnect { session: SessionId, why: Status },
-    Happened { run: RunId, event: Event, reply: oneshot::Sender<Result<(), Refusal>> },
-    Submit { spec: Box<RunSpec>, id: Option<RunId>, reply: oneshot::Sender<Result<RunId, Refusal>> },
+    Connect {
+        hello: Hello,
+        line: Line,
+        reply: oneshot::Sender<SessionId>,
+    },
+    Disconnect {
+        session: SessionId,
+        why: Status,
+    },
+    Happened {
+        run: RunId,
+        event: Event,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Submit {
+        spec: Box<RunSpec>,
+        id: Option<RunId>,
+        reply: oneshot::Sender<Result<RunId, Refusal>>,
+    },
+    Fork {
+        fork: Box<Fork>,
+        reply: oneshot::Sender<Result<RunId, Refusal>>,
+    },
+    /// The disk failed somebody, who wanted room for so many bytes.
+    Trouble {
+        reason: String,
+        need: u64,
+    },
+    /// The bytes of this blob are wrong.
+    Corrupt {
+        digest: Digest,
+        reason: String,
+    },
     Read(Read),
 }
 
@@ -29,10 +59,22 @@ pub(crate) enum Request {
 pub(crate) enum Read {
     Standing { run: RunId, member: MemberName, assignment: AssignmentId, reply: oneshot::Sender<Result<Standing, Refusal>> },
     List(oneshot::Sender<Vec<RunSummary>>),
+    Globals { run: RunId, reply: oneshot::Sender<Result<Vec<(Round, Digest)>, Refusal>> },
+    Trouble(oneshot::Sender<Option<String>>),
     Show { run: RunId, reply: oneshot::Sender<Result<RunDetail, Refusal>> },
     Watch { run: RunId, after: u64, reply: oneshot::Sender<Result<Watch, Refusal>> },
     Members(oneshot::Sender<Vec<MemberView>>),
     Submitted { run: RunId, reply: oneshot::Sender<Result<RunId, Refusal>> },
+}
+
+/// A run to be made from a global of another one.
+#[derive(Debug)]
+pub(crate) struct Fork {
+    pub(crate) from: RunId,
+    pub(crate) round: Round,
+    /// The old one's, if there is none.
+    pub(crate) spec: Option<RunSpec>,
+    pub(crate) id: Option<RunId>,
 }
 
 /// An answer about an event, once that is durable.
@@ -61,15 +103,18 @@ impl Runtime {
                 // The caller may have gone, here and below.
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
+            Request::Fork { fork, reply } => match self.fork(*fork).await {
+                Ok(run) => self.reads.push(Read::Submitted { run, reply }),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Request::Trouble { reason, need } => self.stall_all(&reason, need),
+            Request::Corrupt { digest, reason } => self.pause_for(&digest, &reason),
             Request::Read(read) => self.reads.push(read),
         }
     }
 
     fn no_run(&self, run: &RunId) -> Refusal {
-        match self.broken.get(run) {
-            Some(broken) => Refusal::Broken { run: run.clone(), reason: broken.reason.clone() },
-            None => Refusal::NoRun(run.clone()),
-        }
+        self.stands_still(run).unwrap_or_else(|| Refusal::NoRun(run.clone()))
     }
 
     fn find(&self, run: &RunId) -> Result<&Run, Refusal> {
@@ -99,12 +144,42 @@ impl Runtime {
         if let Some(existing) = self.runs.get(&id) {
             return if *existing.spec == spec { Ok(id) } else { Err(Refusal::Taken(id)) };
         }
-        if self.broken.contains_key(&id) {
-            return Err(self.no_run(&id));
+        self.create(id, spec, None).await
+    }
+
+    /// Makes a run that goes on from a global of another one. Task and model stay: the global is of that shape.
+    async fn fork(&mut self, fork: Fork) -> Result<RunId, Refusal> {
+        let Fork { from, round, spec, id } = fork;
+        let origin = self.find(&from)?;
+        let global = origin.globals().get(&round).copied().ok_or_else(|| {
+            let kept: Vec<String> = origin.globals().keys().map(ToString::to_string).collect();
+            Refusal::NotKept { run: from.clone(), round, kept: kept.join(", ") }
+        })?;
+        let spec = spec.unwrap_or_else(|| origin.spec.as_ref().clone());
+        let refuse = |key: &str, why: String| Err(SpecError::invalid(key, why).into());
+        if spec.task != origin.spec.task || spec.model != origin.spec.model {
+            return refuse("task", format!("a run forked from {from} has its task and model; change other keys only"));
         }
-        let (dir, now) = (self.runs_dir.clone(), self.clock.now());
+        if spec.rounds <= round {
+            return refuse("rounds", format!("must be above {round}, the round that the fork starts from"));
+        }
+        let id = match id {
+            Some(id) => id,
+            None => self.free_id(&spec),
+        };
+        if self.runs.contains_key(&id) {
+            return Err(Refusal::Taken(id));
+        }
+        self.create(id, spec, Some(Event::Forked { from: from.to_string(), round, global })).await
+    }
+
+    async fn create(&mut self, id: RunId, spec: RunSpec, first: Option<Event>) -> Result<RunId, Refusal> {
+        if let Some(refusal) = self.stands_still(&id) {
+            return Err(refusal);
+        }
+        let (dir, now, store) = (self.runs_dir.clone(), self.clock.now(), Arc::clone(&self.store));
         let (run_id, run_spec) = (id.clone(), spec);
-        let create = move || Run::create(dir.as_deref(), run_id, run_spec, now);
+        let create = move || Run::create(dir.as_deref(), run_id, run_spec, now, first, &store);
         let created = tokio::task::spawn_blocking(create).await.map_err(|e| Refusal::NotStored(e.to_string()))?;
         let mut run = created.map_err(|e| Refusal::NotStored(e.to_string()))?;
         self.index(&run);
@@ -120,7 +195,7 @@ impl Runtime {
         let digest = |n: u64| Digest::of(format!("{n} {} {}", self.clock.now(), spec.to_toml()).as_bytes()).to_string();
         let names = (0..).map(|n| format!("{stem}-{}", &digest(n)[..6]));
         let mut ids = names.map(|name| name.parse::<RunId>().expect("a spec's name and a hyphen and digits are a name"));
-        let free = |id: &RunId| !self.runs.contains_key(id) && !self.broken.contains_key(id);
+        let free = |id: &RunId| !self.runs.contains_key(id) && self.stands_still(id).is_none();
         ids.find(free).expect("the names do not end")
     }
 
@@ -128,8 +203,19 @@ impl Runtime {
         // The caller may have gone, in each case.
         match read {
             Read::Standing { run, member, assignment, reply } => drop(reply.send(self.standing(&run, &member, assignment))),
+            Read::Globals { run, reply } => {
+                let globals = self.find(&run).map(|r| r.globals().iter().map(|(round, digest)| (*round, *digest)).collect());
+                drop(reply.send(globals));
+            }
+            Read::Trouble(reply) => {
+                let first = self.stalled.iter().next().map(|(run, s)| format!("run {run} waits: {}", s.reason()));
+                drop(reply.send(first));
+            }
             Read::List(reply) => drop(reply.send(self.summaries())),
-            Read::Show { run, reply } => drop(reply.send(self.find(&run).map(RunDetail::of))),
+            Read::Show { run, reply } => {
+                let stalled = self.stalled.get(&run).map(|s| s.detail.clone());
+                drop(reply.send(stalled.map_or_else(|| self.find(&run).map(RunDetail::of), Ok)));
+            }
             Read::Watch { run, after, reply } => drop(reply.send(self.find(&run).map(|r| r.history.watch(after)))),
             Read::Members(reply) => {
                 let members = self.sessions.members().iter();
@@ -153,13 +239,14 @@ impl Runtime {
 
     pub(super) fn summaries(&self) -> Vec<RunSummary> {
         let broken = self.broken.iter().map(|(id, b)| RunSummary::of_broken(id, b));
-        let mut all: Vec<RunSummary> = self.runs.values().map(RunSummary::of).chain(broken).collect();
+        let stalled = self.stalled.values().map(|s| s.detail.summary.clone());
+        let mut all: Vec<RunSummary> = self.runs.values().map(RunSummary::of).chain(broken).chain(stalled).collect();
         all.sort_by(|a, b| (a.created, &a.run).cmp(&(b.created, &b.run)));
         all
     }
 }
 
-fn join(run: &mut Run, now: u64, members: &std::collections::BTreeMap<MemberName, tessera_common::round::MemberInfo>) {
+pub(super) fn join(run: &mut Run, now: u64, members: &std::collections::BTreeMap<MemberName, tessera_common::round::MemberInfo>) {
     for (member, info) in members {
         if run.invites(member)
             && let Err(reject) = run.apply(now, Event::Joined { member: member.clone(), info: info.clone() })

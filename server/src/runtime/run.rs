@@ -1,17 +1,19 @@
 //! One run: its engine, its journal, and what follows from the two.
 
+use super::keep::Kept;
 use crate::disk::{remove_dir, sync_dir, write_synced};
 use crate::error::{Error, Refusal};
-use crate::history::{BadEnd, Happened, History};
+use crate::fault::point;
+use crate::history::{BadEnd, Happened, History, Recent};
 use crate::journal::{Entry, Journal, Mark};
 use crate::store::{Receipt, RunRecord, Snapshot, Store};
 use crate::traffic::Counter;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
-use tessera_common::id::{AssignmentId, MemberName, Millis, RunId};
+use tessera_common::id::{AssignmentId, Digest, MemberName, Millis, Round, RunId};
 use tessera_common::round::{Assignment, Command, Engine, Event, Phase, Reject};
 use tessera_common::spec::RunSpec;
 
@@ -41,40 +43,50 @@ pub(super) struct Run {
     /// Assignments that are open, by number.
     given: BTreeMap<AssignmentId, Assignment>,
     bytes_up: u64,
-    /// Entries of the history that the store has.
-    kept: u64,
+    kept: Kept,
 }
 
 impl Run {
-    /// A new run, durable in `dir/ID` if there is a `dir`.
+    /// A new run, durable in `dir/ID` if there is a `dir`; `first` is then the first entry of its journal.
     ///
     /// # Errors
     /// If its folder cannot be made.
-    pub(super) fn create(dir: Option<&Path>, id: RunId, spec: RunSpec, created: Millis) -> Result<Self, Error> {
+    pub(super) fn create(
+        dir: Option<&Path>,
+        id: RunId,
+        spec: RunSpec,
+        created: Millis,
+        first: Option<Event>,
+        store: &Arc<Store>,
+    ) -> Result<Self, Error> {
         let spec_toml = spec.to_toml();
-        let journal = match dir {
-            None => Journal::in_memory(&spec_toml),
-            Some(dir) => create_folder(dir, &id, &spec_toml)?,
-        };
         let engine = Engine::new(spec.clone());
-        Ok(Self::assemble(id, spec, &spec_toml, created, journal, engine))
+        let mut run = Self::assemble(id.clone(), spec, &spec_toml, created, engine, store);
+        let first: Vec<Entry> = first.into_iter().map(|event| Entry { at: created, event }).collect();
+        for entry in &first {
+            run.step(entry.at, &entry.event).map_err(|reject| Error::Config(reject.to_string()))?;
+        }
+        if let Some(dir) = dir {
+            run.journal = Arc::new(Mutex::new(create_folder(dir, &id, &spec_toml, &first)?));
+        }
+        Ok(run)
     }
 
-    fn assemble(id: RunId, spec: RunSpec, spec_toml: &str, created: Millis, journal: Journal, engine: Engine) -> Self {
+    fn assemble(id: RunId, spec: RunSpec, spec_toml: &str, created: Millis, engine: Engine, store: &Arc<Store>) -> Self {
         Self {
+            history: History::new(Arc::clone(store), id.clone()),
             id,
             spec: Arc::new(spec),
             spec_toml: spec_toml.into(),
             created,
-            journal: Arc::new(Mutex::new(journal)),
-            history: History::new(Vec::new()),
+            journal: Arc::new(Mutex::new(Journal::in_memory(spec_toml))),
             fetched: Arc::default(),
             pending: Vec::new(),
             effects: Vec::new(),
             engine,
             given: BTreeMap::new(),
             bytes_up: 0,
-            kept: 0,
+            kept: Kept::default(),
         }
     }
 
@@ -83,26 +95,17 @@ impl Run {
     ///
     /// # Errors
     /// If the folder cannot be read, or its journal is damaged or no history of its spec.
-    pub(super) fn load(dir: &Path, id: RunId, known: Option<&RunRecord>, store: &Store) -> Result<Self, Error> {
+    pub(super) fn load(dir: &Path, id: RunId, known: Option<&RunRecord>, store: &Arc<Store>) -> Result<Self, Error> {
         let spec_path = dir.join("spec.toml");
         let spec_toml = fs::read_to_string(&spec_path).map_err(Error::io("cannot read", &spec_path))?;
-        let spec = RunSpec::from_toml(&spec_toml).map_err(|e| Error::Config(format!("{}: {e}", spec_path.display())))?;
+        let spec = RunSpec::stored(&spec_toml).map_err(|e| Error::Config(format!("{}: {e}", spec_path.display())))?;
         let created = known.map_or_else(|| modified(&spec_path), |record| record.created);
-        let fresh = || {
-            Self::assemble(
-                id.clone(),
-                spec.clone(),
-                &spec_toml,
-                created,
-                Journal::in_memory(&spec_toml),
-                Engine::new(spec.clone()),
-            )
-        };
+        let fresh = || Self::assemble(id.clone(), spec.clone(), &spec_toml, created, Engine::new(spec.clone()), store);
         let journal_path = dir.join("journal");
         let mut run = None;
-        if let Some((snapshot, entries)) = store.snapshot(&id) {
+        if let Some((snapshot, recent)) = store.snapshot(&id) {
             let start = snapshot.mark;
-            run = fresh().restored(snapshot, entries).replay(&journal_path, start, store)?;
+            run = fresh().restored(snapshot, recent, store).replay(&journal_path, start, store)?;
             if run.is_none() {
                 tracing::warn!(run = %id, "the snapshot is not of this journal; replaying the journal from its start");
             }
@@ -116,13 +119,13 @@ impl Run {
         Ok(run)
     }
 
-    fn restored(mut self, snapshot: Snapshot, entries: Vec<Happened>) -> Self {
+    fn restored(mut self, snapshot: Snapshot, recent: Recent, store: &Arc<Store>) -> Self {
         self.engine = Engine::restore(self.spec.as_ref().clone(), snapshot.state);
         self.given = snapshot.given.into_iter().map(|a| (a.id, a)).collect();
         self.bytes_up = snapshot.bytes_up;
         self.fetched.add(snapshot.bytes_down);
-        self.kept = snapshot.history;
-        self.history = History::new(entries);
+        self.kept = snapshot.kept;
+        self.history = History::restored(Arc::clone(store), self.id.clone(), recent);
         self
     }
 
@@ -167,8 +170,12 @@ impl Run {
     }
 
     fn step(&mut self, now: Millis, event: &Event) -> Result<(), Reject> {
+        let paused = self.is_paused();
         self.engine.handle(now, event.clone())?;
         self.note(event);
+        if paused && !self.is_paused() && !self.is_over() {
+            self.effects.push(Effect::Happened(Happened::Resumed));
+        }
         while let Some(command) = self.engine.poll() {
             self.absorb(&command);
             self.effects.push(Effect::Command(command));
@@ -182,6 +189,7 @@ impl Run {
             Event::Answered(update) => {
                 self.given.remove(&update.assignment);
                 self.bytes_up += update.blob.map_or(0, |_| update.bytes);
+                self.kept.answered(update.blob, &self.spec.keep);
                 let receipt = Receipt { member: update.member.clone(), refused: None };
                 self.effects.push(Effect::Receipt(update.assignment, receipt));
             }
@@ -191,14 +199,15 @@ impl Run {
                 self.effects.push(Effect::Receipt(*assignment, receipt));
             }
             Event::Failed { member, assignment, reason } => self.ended(member, *assignment, BadEnd::Failed, reason),
-            Event::ResumeAsked => self.effects.push(Effect::Happened(Happened::Resumed)),
             Event::Joined { .. }
             | Event::Left { .. }
+            | Event::Forked { .. }
             | Event::Folded { .. }
             | Event::FoldFailed { .. }
             | Event::Ticked
             | Event::Restarted
             | Event::PauseAsked { .. }
+            | Event::ResumeAsked
             | Event::StopAsked => {}
         }
     }
@@ -222,11 +231,16 @@ impl Run {
             }
             Command::Fold(_) => return,
             Command::Publish(published) => {
+                self.kept.published(published.round, published.digest, &self.spec.keep);
                 let (published, bytes_down) = (published.clone(), self.fetched.get());
                 Happened::Published { published, bytes_up: self.bytes_up, bytes_down }
             }
             Command::Report { round, statistics, metrics } => {
+                self.kept.evaluated(*round, *statistics, metrics, &self.spec.keep);
                 Happened::Evaluated { round: *round, statistics: *statistics, metrics: metrics.clone() }
+            }
+            Command::Rest { member, failures, until } => {
+                Happened::Resting { member: member.clone(), failures: *failures, until: *until }
             }
             Command::Pause { reason } => Happened::Paused { reason: reason.clone() },
             Command::Finish(outcome) => {
@@ -239,6 +253,8 @@ impl Run {
 
     /// Keeps the state in the store. Only when everything is durable: the snapshot names the journal's end.
     pub(super) fn keep(&mut self, mark: Mark, store: &Store) {
+        // first the history: a snapshot whose history is not there is not used
+        self.history.keep();
         let snapshot = Snapshot {
             mark,
             state: self.engine.snapshot(),
@@ -246,13 +262,39 @@ impl Run {
             history: self.history.len(),
             bytes_up: self.bytes_up,
             bytes_down: self.fetched.get(),
+            kept: self.kept.clone(),
         };
-        store.put_snapshot(&self.id, &snapshot, self.kept + 1, &self.history.since(self.kept));
-        self.kept = snapshot.history;
+        store.put_snapshot(&self.id, &snapshot);
     }
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Assignments that are open.
+    pub(super) fn open_assignments(&self) -> impl Iterator<Item = &Assignment> {
+        self.given.values()
+    }
+
+    /// Kept globals by round.
+    pub(super) fn globals(&self) -> &BTreeMap<Round, Digest> {
+        self.kept.globals()
+    }
+
+    /// Every blob that the run works with or keeps.
+    pub(super) fn references(&self) -> BTreeSet<Digest> {
+        let mut all = self.engine.state().references();
+        all.extend(self.kept.digests());
+        all
+    }
+
+    /// True if the run cannot go on without this blob.
+    pub(super) fn works_with(&self, digest: &Digest) -> bool {
+        !self.is_over() && self.engine.state().references().contains(digest)
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(self.engine.state().phase, Phase::Paused { .. })
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -291,15 +333,18 @@ impl Run {
 }
 
 /// The folder of a run appears whole or not at all: a name that starts with a dot is no run's.
-fn create_folder(dir: &Path, id: &RunId, spec_toml: &str) -> Result<Journal, Error> {
+fn create_folder(dir: &Path, id: &RunId, spec_toml: &str, first: &[Entry]) -> Result<Journal, Error> {
     let (making, path) = (dir.join(format!(".new-{id}")), dir.join(id.as_str()));
     remove_dir(&making).map_err(Error::io("cannot clear", &making))?;
     fs::create_dir(&making).map_err(Error::io("cannot create", &making))?;
     let spec_path = making.join("spec.toml");
     write_synced(&spec_path, spec_toml.as_bytes()).map_err(Error::io("cannot write", &spec_path))?;
-    let journal = Journal::create(&making.join("journal"), spec_toml)?;
+    let mut journal = Journal::create(&making.join("journal"), spec_toml)?;
+    journal.append(first).map_err(Error::io("cannot write", &making.join("journal")))?;
     sync_dir(&making).map_err(Error::io("cannot fsync", &making))?;
+    point("coordinator/submit-before-rename");
     fs::rename(&making, &path).map_err(Error::io("cannot rename to", &path))?;
+    point("coordinator/submit-after-rename");
     sync_dir(dir).map_err(Error::io("cannot fsync", dir))?;
     Ok(journal)
 }

@@ -56,6 +56,8 @@ pub struct RunDetail {
     pub waiting: Vec<MemberName>,
     /// How its assignments ended.
     pub tally: Tally,
+    /// Members that failed repeatedly: failures in a row, and the first round in which they may be asked again.
+    pub resting: Vec<(MemberName, u32, Round)>,
     /// Of a paused run: the last assignments since the latest global that did not end well, oldest first.
     pub bad_ends: Vec<EndedBadly>,
 }
@@ -159,8 +161,10 @@ impl RunDetail {
     pub(super) fn of(run: &Run) -> Self {
         let state = run.engine().state();
         let collect = state.phase.under_pause().collect();
-        let mut waiting: Vec<MemberName> = collect.into_iter().flat_map(Collect::waiting).cloned().collect();
+        let mut waiting: Vec<MemberName> =
+            collect.into_iter().flat_map(Collect::waiting).chain(state.late.waiting()).cloned().collect();
         waiting.sort();
+        waiting.dedup();
         let paused = matches!(state.phase, Phase::Paused { .. });
         Self {
             summary: RunSummary::of(run),
@@ -168,9 +172,18 @@ impl RunDetail {
             evaluation: run.history.last_evaluation(),
             waiting,
             tally: state.tally,
+            resting: resting(run),
             bad_ends: if paused { run.history.bad_ends(BAD_ENDS) } else { Vec::new() },
         }
     }
+}
+
+/// Members that are left out at present, in order of name.
+fn resting(run: &Run) -> Vec<(MemberName, u32, Round)> {
+    let state = run.engine().state();
+    let next = state.global.map_or(0, |g| g.round) + 1;
+    let rests = state.members.iter().filter(|(_, m)| m.rests_until > next);
+    rests.map(|(name, m)| (name.clone(), m.failures, m.rests_until)).collect()
 }
 
 impl MemberView {

@@ -101,7 +101,7 @@ impl Agent {
     /// Serves its members over `channel` until the connection ends.
     pub async fn converse(&self, channel: Channel) -> Result<(), Status> {
         let (outbox, queue) = mpsc::channel(1024);
-        let send = async |message: Up| outbox.send(v1::AgentMessage { message: Some(message) }).await;
+        let send = async |message: Up| outbox.send(v1::AgentMessage { message: Some(message), sequence: 0 }).await;
         send(self.hello()).await.unwrap();
         let mut client = FederationClient::new(channel.clone());
         let mut inbound = client.connect(ReceiverStream::new(queue)).await?.into_inner();
@@ -187,7 +187,7 @@ impl Agent {
             }
             Up::Answer(wire)
         };
-        outbox.send(v1::AgentMessage { message: Some(message) }).await.map_err(|_| Status::unavailable("closed"))
+        outbox.send(v1::AgentMessage { message: Some(message), sequence: 0 }).await.map_err(|_| Status::unavailable("closed"))
     }
 }
 

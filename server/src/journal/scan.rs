@@ -1,0 +1,107 @@
+//! Looking at a journal without opening it for more: nothing is locked, cut off or written.
+
+use super::{HEAD, Journal, Mark, Visit, read_record, starts_intact};
+use crate::error::Error;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// What a look at a journal found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    /// Intact records.
+    pub records: u64,
+    /// Bytes behind them: a record that a crash tore, or that is being written.
+    pub torn_bytes: u64,
+}
+
+impl Journal {
+    /// Shows every intact record to `each`: its mark and its payload. The file is only read, so this also works beside a
+    /// coordinator that appends to it.
+    ///
+    /// # Errors
+    /// If a record is damaged and intact ones follow it, if the chain is broken, or if `each` says so.
+    pub fn scan(path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<Scan, Error> {
+        let file = File::open(path).map_err(Error::io("cannot open", path))?;
+        // what is appended meanwhile is not looked at
+        let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
+        let mut reader = BufReader::with_capacity(1 << 18, file).take(total);
+        let mut mark = Mark::start(spec_toml);
+        let (mut at, mut payload) = (0, Vec::new());
+        while at < total {
+            let damaged = |why: &str| Error::Journal { path: path.to_owned(), offset: at, why: why.to_owned() };
+            let chain = match read_record(&mut reader, &mut payload).map_err(Error::io("cannot read", path))? {
+                Ok(chain) => chain,
+                Err(damage) => {
+                    let rest = read_from(reader.into_inner().into_inner(), at, total).map_err(Error::io("cannot read", path))?;
+                    if (1..rest.len()).any(|i| starts_intact(&rest[i..])) {
+                        return Err(damaged(damage));
+                    }
+                    break;
+                }
+            };
+            let next = mark.after(&payload);
+            if next.chain != chain {
+                return Err(damaged("it does not follow from what is before it: the file or the spec was altered"));
+            }
+            mark = next;
+            at += (HEAD + payload.len()) as u64;
+            each(mark, &payload)?;
+        }
+        Ok(Scan { records: mark.records, torn_bytes: total - at })
+    }
+}
+
+fn read_from(mut file: File, at: u64, total: u64) -> std::io::Result<Vec<u8>> {
+    let mut rest = Vec::new();
+    file.seek(SeekFrom::Start(at))?;
+    file.take(total - at).read_to_end(&mut rest)?;
+    Ok(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Entry;
+    use std::fs;
+    use tempfile::TempDir;
+    use tessera_common::round::Event;
+
+    const SPEC: &str = "name = \"t\"";
+
+    fn scan(path: &Path) -> Result<(Scan, Vec<u64>), Error> {
+        let mut seen = Vec::new();
+        let scan = Journal::scan(path, SPEC, &mut |_, payload| {
+            seen.push(serde_json::from_slice::<Entry>(payload).unwrap().at);
+            Ok(())
+        })?;
+        Ok((scan, seen))
+    }
+
+    #[test]
+    fn a_torn_tail_is_told_and_left_as_it_is() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::create(&path, SPEC).unwrap();
+        for at in 0..3 {
+            journal.append(&[Entry { at, event: Event::Ticked }]).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(scan(&path).unwrap(), (Scan { records: 3, torn_bytes: 0 }, vec![0, 1, 2]));
+        let record = whole.len() / 3;
+        for cut in 1..record {
+            fs::write(&path, &whole[..2 * record + cut]).unwrap();
+            assert_eq!(scan(&path).unwrap(), (Scan { records: 2, torn_bytes: cut as u64 }, vec![0, 1]));
+            assert_eq!(fs::read(&path).unwrap(), whole[..2 * record + cut]);
+        }
+
+        let mut damaged = whole.clone();
+        damaged[record + 50] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        let error = scan(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("the record at byte {record} is damaged")), "{error}");
+        fs::write(&path, &whole).unwrap();
+        let error = Journal::scan(&path, "name = \"u\"", &mut |_, _| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("the file or the spec was altered"), "{error}");
+    }
+}
