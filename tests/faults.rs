@@ -5,7 +5,14 @@
 //! The default suite has one of each kind. `just faults` runs the long ones and prints the table of docs/reliability.md.
 
 // A test may panic, and no test uses all of what the tests share.
-#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_debug_implementations)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations
+)]
 #![cfg(unix)]
 
 #[path = "support/federation.rs"]
@@ -16,6 +23,7 @@ mod proxy;
 use federation::{End, Federation, SMALL, Setup, Victim};
 use proxy::{Link, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tessera_common::id::Digest;
@@ -90,7 +98,7 @@ async fn kill_at_places(victims: &[Victim], points: &'static [&'static str], wan
 /// Brings a run to its end; starts the victim again when it dies. True if it died.
 async fn drive(federation: &mut Federation, victim: Victim, run: &str) -> bool {
     let mut died = false;
-    let mut child = match victim {
+    let mut process = match victim {
         Victim::Coordinator => federation.coordinator.take(),
         Victim::Agent(i) => federation.agents[i].take(),
     }
@@ -103,13 +111,17 @@ async fn drive(federation: &mut Federation, victim: Victim, run: &str) -> bool {
     let ended = federation.within(&what, async {
         tokio::select! {
             () = over => true,
-            _ = child.wait() => false,
+            status = process.child.wait() => {
+                // the point aborts; anything else is a death of another kind
+                assert_eq!(status.unwrap().signal(), Some(6), "{}", federation.logs());
+                false
+            }
         }
     });
     if ended.await {
         match victim {
-            Victim::Coordinator => federation.coordinator = Some(child),
-            Victim::Agent(i) => federation.agents[i] = Some(child),
+            Victim::Coordinator => federation.coordinator = Some(process),
+            Victim::Agent(i) => federation.agents[i] = Some(process),
         }
     } else {
         died = true;
@@ -291,7 +303,7 @@ async fn full_disk(setup: Setup, reason: &str) {
     federation
         .eventually("a pause", async || {
             let summary = federation.summary("run").await;
-            summary.is_some_and(|s| s.phase == "paused" && s.reason.contains(reason))
+            summary.is_some_and(|s| s.phase == "paused" && s.reason.contains(reason) && s.reason.contains("goes on by itself"))
         })
         .await;
     std::fs::remove_file(filler).unwrap();
@@ -304,12 +316,12 @@ async fn full_disk(setup: Setup, reason: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_lets_the_run_wait() {
-    full_disk(Setup { rounds: 6, coordinator: &["--reserve", "0B"], ..SMALL }, "goes on by itself").await;
+    full_disk(Setup { rounds: 6, coordinator: &["--reserve", "0B"], ..SMALL }, "No space left on device").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_round_is_not_begun_without_room_for_its_updates() {
-    full_disk(Setup { rounds: 6, coordinator: &["--reserve", "4MiB"], ..SMALL }, "goes on by itself").await;
+    full_disk(Setup { rounds: 6, coordinator: &["--reserve", "4MiB"], ..SMALL }, "that stay free (--reserve)").await;
 }
 
 // ---- the long ones: `just faults` ----

@@ -71,7 +71,7 @@ async fn run_in_process(manifest: &Manifest, spec: &RunSpec, agents: usize) -> (
         match happened {
             Happened::Published { published, .. } => global = Some(published.digest),
             Happened::Evaluated { statistics: latest, .. } => statistics = latest,
-            Happened::Ended { .. } | Happened::Resumed => panic!("{happened:?}"),
+            Happened::Ended { .. } | Happened::Resting { .. } | Happened::Resumed => panic!("{happened:?}"),
             Happened::Paused { reason } => panic!("{reason}"),
             Happened::Finished(_) => break,
         }
@@ -115,6 +115,7 @@ async fn an_answer_that_is_too_large_is_a_fault_with_a_reason() {
                 faults += 1;
             }
             Happened::Paused { reason } => break reason,
+            Happened::Resting { failures, .. } => assert!(failures >= 3),
             other => panic!("{other:?}"),
         }
     };

@@ -7,7 +7,6 @@
 mod support;
 
 use serde_json::Value;
-use std::path::Path;
 use support::{Running, kill, pid_of, result};
 use tessera_client::config::AgentConfig;
 use tessera_common::param::{Limits, ParamSet};
@@ -73,5 +72,5 @@ fn a_state_folder_is_relative_to_the_settings() {
     assert_eq!(AgentConfig::load(&file).unwrap().state_dir.as_deref(), Some(dir.path().join("state").as_path()));
     std::fs::write(&file, "name = \"north\"\ncoordinator = \"localhost:1\"\n").unwrap();
     let without = AgentConfig::load(&file).unwrap();
-    assert_eq!(without.state_dir, None::<&Path>.map(Into::into));
+    assert_eq!(without.state_dir.as_deref(), Some(dir.path().join("north.state").as_path()), "beside the settings");
 }

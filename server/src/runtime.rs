@@ -283,7 +283,7 @@ impl Runtime {
     /// A fold that failed for want of room is done again once there is some; anything else pauses the run.
     fn fold_failed(&mut self, id: &RunId, fold: u64, reason: String) {
         match self.disk.as_ref().and_then(|disk| disk.works(0).err()) {
-            Some(trouble) => self.stall(id, format!("{reason}; {trouble}"), 0),
+            Some(trouble) => self.stall(id, &format!("{reason}; {trouble}"), 0),
             None => self.apply(id, Event::FoldFailed { fold, reason }),
         }
     }
@@ -353,9 +353,7 @@ impl Runtime {
         });
         for (id, outcome) in outcomes {
             if let Err(error) = outcome {
-                let reason =
-                    format!("its journal cannot be written: {error}; make room or mend the disk, and it goes on by itself");
-                self.stall(&id, reason, 0);
+                self.stall(&id, &format!("its journal cannot be written: {error}"), 0);
             }
         }
     }

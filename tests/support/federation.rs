@@ -11,7 +11,7 @@ use tessera_proto::v1::{
     ListMembersRequest, ListRunsRequest, RunSummary, ShowRunRequest, SubmitRunRequest, Tally, WatchRunRequest,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest that anything may take here; whoever waits longer hangs.
@@ -46,6 +46,19 @@ pub enum Victim {
     Agent(usize),
 }
 
+/// A running process, and the pipe whose end ends it: waiting for a child would close a pipe that it still holds.
+pub struct Process {
+    pub child: Child,
+    _pipe: ChildStdin,
+}
+
+impl Process {
+    fn new(mut child: Child) -> Self {
+        let pipe = child.stdin.take().expect("its standard input is a pipe");
+        Self { child, _pipe: pipe }
+    }
+}
+
 /// Everything that a federation needs on disk, and its processes.
 pub struct Federation {
     pub dir: TempDir,
@@ -54,8 +67,8 @@ pub struct Federation {
     pub address: Option<String>,
     /// Where agents dial, if not there: a proxy, say.
     pub dial: Option<String>,
-    pub coordinator: Option<Child>,
-    pub agents: Vec<Option<Child>>,
+    pub coordinator: Option<Process>,
+    pub agents: Vec<Option<Process>>,
     /// Every process starts with these fault points.
     pub everywhere: String,
 }
@@ -136,7 +149,8 @@ impl Federation {
                 let config = self.agent_config(i);
                 command.args(["-v", "client", "--with-parent", "--config"]).arg(config);
                 command.env("FAILPOINTS", self.points(points)).stderr(self.log(&format!("agent-{i}")));
-                self.agents[i] = Some(command.stdin(Stdio::piped()).kill_on_drop(true).spawn().unwrap());
+                let child = command.stdin(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+                self.agents[i] = Some(Process::new(child));
             }
         }
     }
@@ -150,7 +164,7 @@ impl Federation {
         if let Ok(ready) = serde_json::from_str::<serde_json::Value>(&line) {
             self.address = Some(ready["listen"].as_str().unwrap().to_owned());
         }
-        self.coordinator = Some(child);
+        self.coordinator = Some(Process::new(child));
     }
 
     fn agent_config(&self, i: usize) -> PathBuf {
@@ -177,11 +191,11 @@ impl Federation {
     }
 
     pub fn child(&mut self, victim: Victim) -> &mut Child {
-        let child = match victim {
+        let process = match victim {
             Victim::Coordinator => self.coordinator.as_mut(),
             Victim::Agent(i) => self.agents[i].as_mut(),
         };
-        child.expect("the process was started")
+        &mut process.expect("the process was started").child
     }
 
     /// kill -9.

@@ -71,6 +71,7 @@ pub fn run(spec: &RunSpec, members: BTreeMap<MemberName, MemberData>, order: u64
                 Command::Finish(_) => return end,
                 Command::Cancel { .. } => {}
                 Command::Pause { reason } => panic!("{reason}"),
+                Command::Rest { member, .. } => panic!("{member} rests"),
             }
         }
         assert!(!open.is_empty(), "nothing to do in {}", world.engine.state().phase.name());

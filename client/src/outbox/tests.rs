@@ -43,6 +43,9 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
+/// What damage makes of a file's text.
+type Change = Box<dyn Fn(String) -> String>;
+
 #[test]
 fn an_answer_is_there_after_a_restart_until_it_is_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -82,7 +85,7 @@ fn a_closed_run_leaves_nothing() {
 fn damage_of_any_kind_is_put_aside() {
     let blob = blob_name(AssignmentId(5), &Digest::of(b"tensors"));
     let edit = |from: &'static str, to: &'static str| move |text: String| text.replacen(from, to, 1);
-    let cases: Vec<(&str, Box<dyn Fn(String) -> String>)> = vec![
+    let cases: Vec<(&str, Change)> = vec![
         ("5.json", Box::new(edit("\"examples\":7", "\"examples\":8"))),
         ("5.json", Box::new(edit("\"round\":2", "\"round\":3"))),
         ("5.json", Box::new(|text| text[..text.len() / 2].to_owned())),

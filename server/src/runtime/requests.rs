@@ -153,7 +153,8 @@ impl Runtime {
         let origin = self.find(&from)?;
         let global = origin.globals().get(&round).copied().ok_or_else(|| {
             let kept: Vec<String> = origin.globals().keys().map(ToString::to_string).collect();
-            Refusal::NotKept { run: from.clone(), round, kept: kept.join(", ") }
+            let kept = if kept.is_empty() { "none, it has published nothing".to_owned() } else { kept.join(", ") };
+            Refusal::NotKept { run: from.clone(), round, kept }
         })?;
         let spec = spec.unwrap_or_else(|| origin.spec.as_ref().clone());
         let refuse = |key: &str, why: String| Err(SpecError::invalid(key, why).into());

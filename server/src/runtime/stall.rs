@@ -59,10 +59,7 @@ impl Disk {
         let wanted = need.saturating_add(self.reserve);
         (free < wanted).then(|| {
             let (dir, reserve) = (self.dir.display(), self.reserve);
-            format!(
-                "{dir} has {free} bytes free, {need} are needed beside the {reserve} that stay free (--reserve); make room there, \
-                 and the run goes on by itself"
-            )
+            format!("{dir} has {free} bytes free, {need} are needed beside the {reserve} that stay free (--reserve)")
         })
     }
 
@@ -75,12 +72,13 @@ impl Disk {
 
 impl Runtime {
     /// Lets a run stand still until the disk works and has room for `need` more bytes.
-    pub(super) fn stall(&mut self, id: &RunId, reason: String, need: u64) {
+    pub(super) fn stall(&mut self, id: &RunId, reason: &str, need: u64) {
         let Some(run) = self.runs.remove(id) else { return };
         if self.disk.is_none() {
             // nothing on a disk to load it from again
-            return self.set_broken(id.clone(), run.created, reason);
+            return self.set_broken(id.clone(), run.created, reason.to_owned());
         }
+        let reason = format!("{reason}. Make room or mend the disk, and the run goes on by itself");
         tracing::error!(run = %id, reason, "the run waits for the disk");
         let mut detail = RunDetail::of(&run);
         detail.summary.phase = "paused".to_owned();
@@ -96,7 +94,7 @@ impl Runtime {
     pub(super) fn stall_all(&mut self, reason: &str, need: u64) {
         let alive: Vec<RunId> = self.runs.iter().filter(|(_, run)| !run.is_over()).map(|(id, _)| id.clone()).collect();
         for id in alive {
-            self.stall(&id, reason.to_owned(), need);
+            self.stall(&id, reason, need);
         }
     }
 
@@ -108,7 +106,7 @@ impl Runtime {
         let Some(global) = fits.first().and_then(|a| a.global) else { return true };
         let need = self.blobs.len(&global).unwrap_or(0).saturating_mul(fits.len() as u64 + 1);
         let Some(reason) = disk.lacks(need) else { return true };
-        self.stall(id, format!("no room for the updates of this round: {reason}"), need);
+        self.stall(id, &format!("no room for the updates of this round: {reason}"), need);
         false
     }
 
