@@ -148,9 +148,13 @@ pub(crate) fn size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{amount:.2} {unit}"))
 }
 
+/// Threads that wait for the disk. Each has an allocator of its own, which does not give back what it once took.
+const DISK_THREADS: usize = 8;
+
 /// A runtime for a verb that talks.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.worker_threads(2).max_blocking_threads(DISK_THREADS).enable_all().build()?)
 }
 
 /// Ready at Ctrl-C, SIGTERM, or, if `with_parent`, when standard input ends: the launcher holds its other end.

@@ -14,11 +14,11 @@ use tessera_common::round::{Outcome, Published};
 use tokio::sync::watch;
 
 /// Entries that are kept in memory: watchers that keep up read nothing else.
-const RECENT: usize = 512;
+const RECENT: usize = 64;
 /// Entries that the store is given, and read from it, in one go.
-const PAGE: u64 = 128;
+const PAGE: u64 = 32;
 /// Assignments since the latest global that ended badly and are kept in memory.
-const BAD_ENDS: usize = 64;
+const BAD_ENDS: usize = 16;
 
 /// How an assignment ended that did not end well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,7 +250,7 @@ impl History {
         lock(&self.recent).evaluation.clone()
     }
 
-    /// The last assignments since the latest global that did not end well, oldest first, at most `most` and 64.
+    /// The last assignments since the latest global that did not end well, oldest first, at most `most` and 16.
     pub fn bad_ends(&self, most: usize) -> Vec<EndedBadly> {
         let recent = lock(&self.recent);
         recent.bad_ends.iter().skip(recent.bad_ends.len().saturating_sub(most)).cloned().collect()

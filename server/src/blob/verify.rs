@@ -14,7 +14,7 @@ use tessera_common::id::Digest;
 /// Bytes hashed at a time.
 const AT_ONCE: usize = 1 << 20;
 /// Files that are remembered as checked, some 100 bytes each; one that is forgotten is only read once more.
-const REMEMBERED: usize = 1 << 16;
+const REMEMBERED: usize = 1 << 12;
 /// Where files go whose bytes are wrong.
 const QUARANTINE: &str = "quarantine";
 
