@@ -131,7 +131,15 @@ async fn ask(question: Question, target: &Target) -> Result<ExitCode> {
             admin.resume_run(ResumeRunRequest { run: run.clone() }).await.map_err(status)?;
             // what it does now: it may have paused again, for want of the same members
             let phase = detail(&mut admin, &run).await?.summary.unwrap_or_default().phase;
-            if json { said(&run, &phase, true) } else { print(format_args!("{run} resumed, now {phase}")) }
+            if json {
+                said(&run, &phase, true)
+            } else {
+                print(format_args!("{run} resumed, now {phase}"))
+            }
+            if phase == "paused" {
+                // what paused it is still so
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Question::Stop { run } => {
             admin.stop_run(StopRunRequest { run: run.clone() }).await.map_err(status)?;

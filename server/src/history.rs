@@ -446,6 +446,6 @@ mod tests {
         let last = history.bad_ends(1).remove(0);
         assert_eq!((last.member.as_str(), last.how, last.reason.as_str()), ("m19", BadEnd::Failed, "reason 19"));
         (100..300).for_each(|n| history.push(ended(n)));
-        assert_eq!(numbers(1000), (236..300).collect::<Vec<_>>(), "no more than memory holds");
+        assert_eq!(numbers(1000), (284..300).collect::<Vec<_>>(), "no more than memory holds");
     }
 }

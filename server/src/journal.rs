@@ -244,7 +244,7 @@ fn cut_torn_tail(file: &mut File, path: &Path, at: u64, damage: &'static str) ->
     }
     tracing::warn!(
         journal = %path.display(), offset = at, bytes = rest.len(), why = damage,
-        "cutting off a torn record at the end; it was never acknowledged"
+        "cutting off a torn record at the end; unless the file was shortened, it was never acknowledged"
     );
     file.set_len(at).and_then(|()| file.sync_all()).map_err(Error::io("cannot truncate", path))
 }

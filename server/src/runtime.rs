@@ -203,7 +203,10 @@ impl Runtime {
             }
         }
         for (id, record) in index {
-            let reason = format!("its folder {} is gone", dir.join(id.as_str()).display());
+            let folder = dir.join(id.as_str()).display().to_string();
+            let reason =
+                format!("its folder {folder} is gone; put it back and restart, or leave it: the next start forgets the run");
+            self.store.remove_run(&id);
             self.set_broken(id, record.created, reason);
         }
         let now = self.clock.now();
@@ -403,8 +406,11 @@ impl Runtime {
                     tracing::info!(run = %id, round = published.round, global = %published.digest.short(), "published");
                     worth_keeping = true;
                 }
-                Effect::Command(Command::Report { round, .. }) => {
+                Effect::Command(Command::Report { round, metrics, .. }) => {
                     point("coordinator/command-report-before");
+                    if let Some(name) = run.spec.keep.best.as_ref().filter(|name| !metrics.0.contains_key(*name)) {
+                        tracing::warn!(run = %id, name, "keep.best names a metric that this evaluation does not have");
+                    }
                     tracing::info!(run = %id, round, "evaluated");
                     worth_keeping = true;
                 }

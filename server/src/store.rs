@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::disk::is_trouble;
 use crate::error::Error;
 use crate::fault::point;
 use crate::history::{Happened, Recent};
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -126,17 +128,25 @@ impl Store {
     /// aside as `sled.broken-N` or `sled.old-N` and a new one begun, which the caller fills from the journals.
     ///
     /// # Errors
-    /// If such a store cannot be put aside, or a new one not be made.
+    /// If the disk has no room or takes no writes, if such a store cannot be put aside, or a new one not be made.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let dir = data.join("sled");
         let unfit = match open_and_read(&dir) {
             Ok(store) => return Ok(store),
+            // what is there may well be sound
+            Err(Unfit::Disk(error)) => {
+                return Err(Error::io(
+                    "there is no room, or the disk takes no writes; mend that and start again: cannot open",
+                    &dir,
+                )(error));
+            }
             Err(unfit) => unfit,
         };
         let stem = if matches!(unfit, Unfit::Schema(_)) { "old" } else { "broken" };
         let aside = (1..).map(|n| data.join(format!("sled.{stem}-{n}"))).find(|p| !p.exists());
         let aside = aside.ok_or_else(|| Error::Store("no free name to put a store aside".into()))?;
         match &unfit {
+            Unfit::Disk(_) => {}
             Unfit::Broken(why) => {
                 tracing::error!(why, aside = %aside.display(), "the store is broken; putting it aside and making a new one");
             }
@@ -157,6 +167,20 @@ impl Store {
     /// All runs in the index.
     pub fn runs(&self) -> BTreeMap<RunId, RunRecord> {
         self.scan(Table::Runs, &[]).into_iter().filter_map(|(key, record)| Some((name(&key)?, record))).collect()
+    }
+
+    /// Forgets a run.
+    pub fn remove_run(&self, run: &RunId) {
+        for table in [Table::Runs, Table::Snapshots] {
+            match &self.tables {
+                Tables::Memory(tables) => drop(lock(tables).remove(&(table, key(run, None)))),
+                Tables::Sled { trees, .. } => {
+                    if let Err(error) = guarded(|| trees[&table].remove(key(run, None))) {
+                        tracing::error!(table = table.name(), error, "a record cannot be removed");
+                    }
+                }
+            }
+        }
     }
 
     /// Remembers a run's state. Its history comes before, by [`crate::History::keep`]: a snapshot whose history is not
@@ -351,6 +375,9 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
+    /// The disk has no room or takes no writes: that is no damage.
+    #[error("{0}")]
+    Disk(io::Error),
     #[error("{0}")]
     Broken(String),
     /// Its records are of this schema, or say nothing of one.
@@ -360,7 +387,10 @@ enum Unfit {
 
 impl From<sled::Error> for Unfit {
     fn from(error: sled::Error) -> Self {
-        Self::Broken(error.to_string())
+        match error {
+            sled::Error::Io(error) if is_trouble(&error) => Self::Disk(error),
+            error => Self::Broken(error.to_string()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tessera_proto::VERSION;
-use tessera_proto::v1::{GetStatusRequest, GetStatusResponse};
+use tessera_proto::v1::{GetStatusRequest, GetStatusResponse, ListMembersRequest, ListRunsRequest, RunSummary};
 
 /// Clocks of one machine that differ by more are not read alike.
 const MOST_APART_MS: i64 = 2_000;
@@ -15,6 +15,10 @@ const MOST_APART_MS: i64 = 2_000;
 /// What a coordinator says of itself, and our clock halfway between question and answer, in ms.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// Runs that need somebody, with the reason.
+    pub(super) waiting: Vec<(String, String)>,
+    /// Members that are not connected.
+    pub(super) offline: Vec<String>,
     pub(super) status: GetStatusResponse,
     pub(super) here_ms: i64,
 }
@@ -33,7 +37,13 @@ pub(super) async fn ask(admin: &str) -> Result<Answer> {
     let mut client = connect(admin).await?;
     let before = now_ms();
     let status = client.get_status(GetStatusRequest {}).await.map_err(status)?.into_inner();
-    Ok(Answer { status, here_ms: before.midpoint(now_ms()) })
+    let here_ms = before.midpoint(now_ms());
+    let runs = client.list_runs(ListRunsRequest {}).await.map_err(crate::run::status)?.into_inner().runs;
+    let needs = |r: &RunSummary| matches!(r.phase.as_str(), "paused" | "broken");
+    let waiting = runs.into_iter().filter(needs).map(|r| (r.run, format!("{}: {}", r.phase, r.reason))).collect();
+    let members = client.list_members(ListMembersRequest {}).await.map_err(crate::run::status)?.into_inner().members;
+    let offline = members.into_iter().filter(|m| !m.online).filter_map(|m| Some(m.member?.name)).collect();
+    Ok(Answer { waiting, offline, status, here_ms })
 }
 
 /// Checks of a running coordinator. `dir` is the folder that it should have, if that is known.
@@ -51,7 +61,7 @@ pub(super) fn examine(answer: &Result<Answer>, admin: &str, dir: Option<&Path>) 
     }
 }
 
-fn answered(Answer { status, here_ms }: &Answer, admin: &str, dir: Option<&Path>) -> Vec<Check> {
+fn answered(Answer { waiting, offline, status, here_ms }: &Answer, admin: &str, dir: Option<&Path>) -> Vec<Check> {
     let mut checks = vec![version(&status.version, admin)];
     if let Some(dir) = dir
         && !same_folder(dir, Path::new(&status.data_dir))
@@ -74,6 +84,14 @@ fn answered(Answer { status, here_ms }: &Answer, admin: &str, dir: Option<&Path>
             let finding = format!("{} put aside because their bytes were wrong: {}", blobs.len(), short.join(", "));
             Check::warn("damaged blobs", finding, "look at the disk; `tessera run fork` goes on from a round that is intact")
         }
+    });
+    checks.extend(waiting.iter().map(|(run, why)| {
+        let todo = format!("`tessera run show {run}` says more; mend the cause, then `tessera run resume {run}`");
+        Check::warn("run", format!("{run} is {why}"), todo)
+    }));
+    checks.push(match &offline[..] {
+        [] => Check::ok("members", "all that ever joined are connected"),
+        away => Check::warn("members", format!("not connected: {}", away.join(", ")), "look at their agents, if they should be"),
     });
     checks
 }
@@ -137,7 +155,8 @@ mod tests {
     }
 
     fn verdicts(status: GetStatusResponse) -> Vec<(String, Verdict)> {
-        let checks = examine(&Ok(Answer { status, here_ms: 1_000_500 }), "a.sock", None);
+        let checks =
+            examine(&Ok(Answer { waiting: Vec::new(), offline: Vec::new(), status, here_ms: 1_000_500 }), "a.sock", None);
         checks.into_iter().map(|c| (c.name, c.verdict)).collect()
     }
 
@@ -172,7 +191,7 @@ mod tests {
     fn another_folder_is_noticed() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let status = GetStatusResponse { data_dir: a.path().display().to_string(), ..healthy() };
-        let answer = Ok(Answer { status, here_ms: 1_000_000 });
+        let answer = Ok(Answer { waiting: Vec::new(), offline: Vec::new(), status, here_ms: 1_000_000 });
         let named = |dir: &Path| examine(&answer, "a.sock", Some(dir)).iter().any(|c| c.name == "its folder");
         assert!(named(b.path()) && !named(a.path()) && !named(&a.path().join(".")));
     }

@@ -15,6 +15,12 @@ pub(super) async fn examine(dir: &Path, admin: Option<String>, deep: bool) -> Ve
         let todo = "name the folder of a coordinator with --data-dir, or start one, which makes it";
         return vec![Check::fail("folder", format!("there is no {}", dir.display()), todo)];
     }
+    let ours = ["FORMAT", "runs", "sled", "blobs", "lock"].iter().any(|name| dir.join(name).exists());
+    let empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    if dir.is_dir() && !ours && !empty {
+        let finding = format!("{} holds other things, and nothing of a coordinator", dir.display());
+        return vec![Check::fail("folder", finding, "name the folder of a coordinator with --data-dir")];
+    }
     let private = disk::private("folder", dir);
     if private.verdict == Verdict::Fail {
         return vec![private];

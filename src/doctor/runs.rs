@@ -33,7 +33,7 @@ pub(super) fn journals(runs: &Path, running: bool) -> Vec<Check> {
             }
             Ok(scan) => {
                 let finding = format!("{}, then {} of a torn one", plural(scan.records, "event"), size(scan.torn_bytes));
-                let todo = "nothing: it was never acknowledged, and the next start cuts it off";
+                let todo = "nothing, if this is from a crash: it was never acknowledged, and the next start cuts it off";
                 bad.push(Check::warn(&format!("run {name}"), finding, todo));
             }
             Err(why) => {

@@ -99,6 +99,11 @@ impl Handle {
     /// If there is no such run, it does not keep that global, or the spec cannot go on from it.
     pub async fn fork(&self, from: &RunId, round: Round, spec_toml: Option<&str>, id: Option<RunId>) -> Result<RunId, Refusal> {
         let spec = spec_toml.map(RunSpec::from_toml).transpose()?;
+        if let Some((_, global, _)) = self.globals(from).await?.into_iter().find(|(kept, ..)| *kept == round) {
+            let blobs = self.blobs().clone();
+            let checked = tokio::task::spawn_blocking(move || blobs.verify(&global)).await;
+            checked.map_err(|e| Refusal::NotStored(e.to_string()))?.map_err(|e| Refusal::NotStored(e.to_string()))?;
+        }
         let fork = Box::new(Fork { from: from.clone(), round, spec, id });
         self.ask(|reply| Request::Fork { fork, reply }).await?
     }

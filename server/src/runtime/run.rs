@@ -105,9 +105,14 @@ impl Run {
         let mut run = None;
         if let Some((snapshot, recent)) = store.snapshot(&id) {
             let start = snapshot.mark;
+            let known = start.records;
             run = fresh().restored(snapshot, recent, store).replay(&journal_path, start, store)?;
             if run.is_none() {
-                tracing::warn!(run = %id, "the snapshot is not of this journal; replaying the journal from its start");
+                tracing::warn!(
+                    run = %id, known,
+                    "the journal lost its end or was replaced: the index knows an event that it lacks. Replaying what is there; what is \
+                     missing is done again"
+                );
             }
         }
         let run = match run {
