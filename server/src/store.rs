@@ -31,7 +31,7 @@ const SCHEMA: u32 = 1;
 /// Tree of the store about itself, and its key with the schema.
 const META: (&str, &str) = ("meta", "schema");
 /// sled's cache; its default of 1 GiB is for a database. Records are written once and hardly ever read.
-const CACHE_BYTES: u64 = 4 << 20;
+const CACHE_BYTES: u64 = 512 << 10;
 /// How often sled writes and fsyncs on its own.
 const FLUSH_MS: u64 = 500;
 

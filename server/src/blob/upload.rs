@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use tessera_common::id::Digest;
 
 /// Bytes hashed at a time when an upload goes on.
-const REHASH: usize = 1 << 20;
+const REHASH: usize = 64 << 10;
 
 #[derive(Debug)]
 enum Body {

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use tessera_common::id::Digest;
 
 /// Bytes hashed at a time.
-const AT_ONCE: usize = 1 << 20;
+const AT_ONCE: usize = 64 << 10;
 /// Files that are remembered as checked, some 100 bytes each; one that is forgotten is only read once more.
 const REMEMBERED: usize = 1 << 12;
 /// Where files go whose bytes are wrong.

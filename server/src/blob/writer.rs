@@ -11,7 +11,7 @@ use tessera_common::aggregate::Sink;
 use tessera_common::id::Digest;
 
 /// Bytes gathered before they are written.
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 64 << 10;
 
 #[derive(Debug)]
 enum Body {
