@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex};
 use tessera_common::id::Digest;
 use tessera_common::param::Limits;
 use tokio::time::Instant;
+pub use verify::digest_of_file;
 use verify::{Identity, Verified};
 
 /// Why a blob cannot be stored or read.

@@ -14,9 +14,10 @@ pub use scan::Scan;
 
 use crate::error::Error;
 use crate::fault::{hit, point};
+use scan::{End, walk};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tessera_common::id::{Digest, Millis};
 use tessera_common::round::Event;
@@ -91,31 +92,16 @@ impl Journal {
     /// # Errors
     /// If a record is damaged and intact ones follow it, if the chain is broken, or if `each` says so.
     pub fn open(path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<Self, Error> {
-        let file = File::options().read(true).write(true).open(path).map_err(Error::io("cannot open", path))?;
-        let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
-        let mut reader = BufReader::with_capacity(1 << 18, file);
-        let mut mark = Mark::start(spec_toml);
-        let mut at = 0;
-        let mut payload = Vec::new();
-        while at < total {
-            let damage = match read_record(&mut reader, &mut payload).map_err(Error::io("cannot read", path))? {
-                Ok(chain) => {
-                    let next = mark.after(&payload);
-                    if next.chain != chain {
-                        let why = "it does not follow from what is before it: the file or the spec was altered".into();
-                        return Err(Error::Journal { path: path.to_owned(), offset: at, why });
-                    }
-                    mark = next;
-                    at += (HEAD + payload.len()) as u64;
-                    each(mark, &payload)?;
-                    continue;
-                }
-                Err(damage) => damage,
-            };
-            cut_torn_tail(reader.get_mut(), path, at, damage)?;
-            break;
+        let mut file = File::options().read(true).write(true).open(path).map_err(Error::io("cannot open", path))?;
+        let copy = file.try_clone().map_err(Error::io("cannot open", path))?;
+        let End { mark, at, torn } = walk(copy, path, spec_toml, each)?;
+        if let Some((why, bytes)) = torn {
+            tracing::warn!(
+                journal = %path.display(), offset = at, bytes, why,
+                "cutting off a torn record at the end; unless the file was shortened, it was never acknowledged"
+            );
+            file.set_len(at).and_then(|()| file.sync_all()).map_err(Error::io("cannot truncate", path))?;
         }
-        let mut file = reader.into_inner();
         file.seek(SeekFrom::Start(at)).map_err(Error::io("cannot go to the end of", path))?;
         Ok(Self { file: Some((file, path.to_owned())), len: at, mark, failed: false })
     }
@@ -232,21 +218,6 @@ fn fill(reader: &mut impl Read, out: &mut [u8]) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Cuts the file at `at`, unless an intact record lies behind the damage: that is no torn tail.
-fn cut_torn_tail(file: &mut File, path: &Path, at: u64, damage: &'static str) -> Result<(), Error> {
-    let mut rest = Vec::new();
-    file.seek(SeekFrom::Start(at)).map_err(Error::io("cannot read", path))?;
-    file.read_to_end(&mut rest).map_err(Error::io("cannot read", path))?;
-    if (1..rest.len()).any(|i| starts_intact(&rest[i..])) {
-        return Err(Error::Journal { path: path.to_owned(), offset: at, why: damage.into() });
-    }
-    tracing::warn!(
-        journal = %path.display(), offset = at, bytes = rest.len(), why = damage,
-        "cutting off a torn record at the end; unless the file was shortened, it was never acknowledged"
-    );
-    file.set_len(at).and_then(|()| file.sync_all()).map_err(Error::io("cannot truncate", path))
 }
 
 fn starts_intact(bytes: &[u8]) -> bool {

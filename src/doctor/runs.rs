@@ -3,14 +3,12 @@
 use super::{Check, disk};
 use crate::cli::{plural, size};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use tessera_common::id::{Digest, RunId};
 use tessera_common::spec::RunSpec;
+use tessera_server::blob::digest_of_file;
 use tessera_server::journal::{Journal, Scan};
-
-/// Bytes hashed at a time.
-const AT_ONCE: usize = 1 << 20;
 
 /// Reads the spec and the journal of every run: one check for all that are sound, and one for each that is not.
 pub(super) fn journals(runs: &Path, running: bool) -> Vec<Check> {
@@ -95,17 +93,7 @@ pub(super) fn blobs(dir: &Path, deep: bool) -> Vec<Check> {
 }
 
 fn hash(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; AT_ONCE];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_hash(hasher.finalize())),
-            Ok(n) => drop(hasher.update(&buffer[..n])),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    digest_of_file(&mut File::open(path)?)
 }
 
 #[cfg(test)]

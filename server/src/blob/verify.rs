@@ -72,7 +72,7 @@ impl Blobs {
             if lock(&self.inner.verified).holds(digest, identity) {
                 return Ok(());
             }
-            let found = hash(&mut file).map_err(BlobError::io("cannot read", &path))?;
+            let found = digest_of_file(&mut file).map_err(BlobError::io("cannot read", &path))?;
             let mut verified = lock(&self.inner.verified);
             if found == *digest {
                 verified.remember(*digest, identity);
@@ -104,7 +104,7 @@ impl Blobs {
         let Place::Dir(dir) = &self.inner.place else { return self.len(digest).map(|_| *digest) };
         let path = blob_path(dir, digest);
         match File::open(&path) {
-            Ok(mut file) => hash(&mut file).map_err(BlobError::io("cannot read", &path)),
+            Ok(mut file) => digest_of_file(&mut file).map_err(BlobError::io("cannot read", &path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BlobError::Missing(*digest)),
             Err(error) => Err(BlobError::io("cannot open", &path)(error)),
         }
@@ -128,7 +128,11 @@ impl Blobs {
     }
 }
 
-fn hash(file: &mut File) -> io::Result<Digest> {
+/// Digest of everything that is in a file from where it stands.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn digest_of_file(file: &mut File) -> io::Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; AT_ONCE];
     loop {
@@ -173,7 +177,7 @@ fn put_aside(dir: &Path, digest: &Digest, found: Digest) -> BlobError {
 fn gone(dir: &Path, digest: &Digest) -> BlobError {
     let latest = names_aside(dir, digest).take_while(|path| path.exists()).last();
     let Some(put_aside) = latest else { return BlobError::Missing(*digest) };
-    match File::open(&put_aside).and_then(|mut file| hash(&mut file)) {
+    match File::open(&put_aside).and_then(|mut file| digest_of_file(&mut file)) {
         Ok(found) => BlobError::Corrupt { digest: *digest, found, put_aside },
         Err(error) => BlobError::io("cannot read", &put_aside)(error),
     }

@@ -23,33 +23,48 @@ impl Journal {
     /// If a record is damaged and intact ones follow it, if the chain is broken, or if `each` says so.
     pub fn scan(path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<Scan, Error> {
         let file = File::open(path).map_err(Error::io("cannot open", path))?;
-        // what is appended meanwhile is not looked at
-        let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
-        let mut reader = BufReader::with_capacity(1 << 18, file).take(total);
-        let mut mark = Mark::start(spec_toml);
-        let (mut at, mut payload) = (0, Vec::new());
-        while at < total {
-            let damaged = |why: &str| Error::Journal { path: path.to_owned(), offset: at, why: why.to_owned() };
-            let chain = match read_record(&mut reader, &mut payload).map_err(Error::io("cannot read", path))? {
-                Ok(chain) => chain,
-                Err(damage) => {
-                    let rest = read_from(reader.into_inner().into_inner(), at, total).map_err(Error::io("cannot read", path))?;
-                    if (1..rest.len()).any(|i| starts_intact(&rest[i..])) {
-                        return Err(damaged(damage));
-                    }
-                    break;
-                }
-            };
-            let next = mark.after(&payload);
-            if next.chain != chain {
-                return Err(damaged("it does not follow from what is before it: the file or the spec was altered"));
-            }
-            mark = next;
-            at += (HEAD + payload.len()) as u64;
-            each(mark, &payload)?;
-        }
-        Ok(Scan { records: mark.records, torn_bytes: total - at })
+        let end = walk(file, path, spec_toml, each)?;
+        Ok(Scan { records: end.mark.records, torn_bytes: end.torn.map_or(0, |(_, bytes)| bytes) })
     }
+}
+
+/// Where the intact records of a journal end.
+pub(super) struct End {
+    pub(super) mark: Mark,
+    /// Offset behind the last intact record.
+    pub(super) at: u64,
+    /// What is wrong with the bytes behind it, and how many they are.
+    pub(super) torn: Option<(&'static str, u64)>,
+}
+
+/// Reads a journal from its start.
+pub(super) fn walk(file: File, path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<End, Error> {
+    // what is appended meanwhile is not looked at
+    let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
+    let mut reader = BufReader::with_capacity(1 << 18, file).take(total);
+    let mut mark = Mark::start(spec_toml);
+    let (mut at, mut payload) = (0, Vec::new());
+    while at < total {
+        let damaged = |why: &str| Error::Journal { path: path.to_owned(), offset: at, why: why.to_owned() };
+        let chain = match read_record(&mut reader, &mut payload).map_err(Error::io("cannot read", path))? {
+            Ok(chain) => chain,
+            Err(damage) => {
+                let rest = read_from(reader.into_inner().into_inner(), at, total).map_err(Error::io("cannot read", path))?;
+                if (1..rest.len()).any(|i| starts_intact(&rest[i..])) {
+                    return Err(damaged(damage));
+                }
+                return Ok(End { mark, at, torn: Some((damage, total - at)) });
+            }
+        };
+        let next = mark.after(&payload);
+        if next.chain != chain {
+            return Err(damaged("it does not follow from what is before it: the file or the spec was altered"));
+        }
+        mark = next;
+        at += (HEAD + payload.len()) as u64;
+        each(mark, &payload)?;
+    }
+    Ok(End { mark, at, torn: None })
 }
 
 fn read_from(mut file: File, at: u64, total: u64) -> std::io::Result<Vec<u8>> {
