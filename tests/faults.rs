@@ -281,15 +281,16 @@ async fn on_a_small_disk(federation: &mut Federation, megabytes: u32) -> Option<
     seen.join("lock").exists().then_some(seen)
 }
 
-/// Fills a disk but for `leave` bytes.
+/// Fills a disk but for `leave` bytes. With bytes left it is never full in between: a write that meets a full disk is
+/// another trouble than a reserve that is touched.
 fn fill(disk: &Path, leave: u64) -> PathBuf {
     use std::io::Write;
     let filler = disk.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     for size in [1 << 20, 4096, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
+        let free = || tessera_server::space::free(disk).unwrap().free;
+        while free() >= leave + size && file.write_all(&vec![0; size as usize]).is_ok() {}
     }
-    file.set_len(file.metadata().unwrap().len() - leave).unwrap();
     filler
 }
 

@@ -78,7 +78,7 @@ impl Runtime {
             // nothing on a disk to load it from again
             return self.set_broken(id.clone(), run.created, reason.to_owned());
         }
-        let reason = format!("{reason}. Make room or mend the disk, and the run goes on by itself");
+        let reason = waits(reason);
         tracing::error!(run = %id, reason, "the run waits for the disk");
         let mut detail = RunDetail::of(&run);
         detail.summary.phase = "paused".to_owned();
@@ -117,6 +117,8 @@ impl Runtime {
         let works = tokio::task::spawn_blocking(move || disk.works(need)).await;
         if let Err(reason) = works.unwrap_or_else(|error| Err(error.to_string())) {
             tracing::debug!(reason, "the disk is not mended yet");
+            // what is in the way now may not be what was in the way first
+            self.stalled.values_mut().for_each(|stalled| stalled.detail.summary.reason = waits(&reason));
             return self.look_later();
         }
         for (id, stalled) in std::mem::take(&mut self.stalled) {
@@ -159,6 +161,11 @@ impl Runtime {
             Err((reason, false)) => self.set_broken(id, stalled.detail.summary.created, reason),
         }
     }
+}
+
+/// Why a run stands still, and what ends that.
+fn waits(reason: &str) -> String {
+    format!("{reason}. Make room or mend the disk, and the run goes on by itself")
 }
 
 /// True for a command that asks a member to send an update.
