@@ -34,8 +34,17 @@ pub(crate) enum Verb {
     Run(crate::run::Arguments),
     /// Get the models that runs make.
     Model(crate::model::Arguments),
-    /// The members that a coordinator knows.
+    /// Make a one-time token, with which a site enrols: it is printed, and nothing else.
+    Enrol(crate::enrol::Arguments),
+    /// Get a certificate for an observer or an admin on another machine, by a token.
+    #[cfg(feature = "client")]
+    Join(crate::join::Arguments),
+    /// The members that a coordinator knows: look at them, cut one off, let it in again.
     Members(crate::members::Arguments),
+    /// The coordinator's certificates: look at them, make new ones.
+    Certificates(crate::certificates::Arguments),
+    /// See whether an audit log is what was written.
+    Audit(crate::audit::Arguments),
     /// Look for what is wrong, or soon will be: at a coordinator's folder, a running coordinator, an agent.
     Doctor(crate::doctor::Arguments),
     /// Look at data sets and cut them into members.
@@ -53,7 +62,12 @@ pub(crate) fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Client(arguments) => crate::client::main(arguments),
         Verb::Run(arguments) => crate::run::main(arguments),
         Verb::Model(arguments) => crate::model::main(arguments),
+        Verb::Enrol(arguments) => crate::enrol::main(arguments),
+        #[cfg(feature = "client")]
+        Verb::Join(arguments) => crate::join::main(arguments),
         Verb::Members(arguments) => crate::members::main(arguments),
+        Verb::Certificates(arguments) => crate::certificates::main(arguments),
+        Verb::Audit(arguments) => crate::audit::main(arguments),
         Verb::Doctor(arguments) => crate::doctor::main(arguments),
         #[cfg(feature = "client")]
         Verb::Data(arguments) => crate::data::main(arguments),
@@ -113,13 +127,41 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
 }
 
 pub(crate) fn report_error(error: &anyhow::Error) {
-    // a closed standard error leaves nobody to tell
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    say(format_args!("error: {error:#}"));
 }
 
 /// Writes a line of data to standard output. A reader that went away is not an error of ours.
 pub(crate) fn print(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Writes a line for people to standard error.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    // a closed standard error leaves nobody to tell
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Milliseconds since the Unix epoch, by this machine's clock.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time in milliseconds since the Unix epoch, for people.
+pub(crate) fn time(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{ms} ms after 1970"), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// A duration with its unit.
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    tessera_common::spec::duration(text)
+        .map_err(|why| format!("{text:?} is not a duration with its unit, such as \"24h\" or \"30m\": {why}"))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Text on one line. Members have a say in reasons, and must not steer the operator's terminal.
@@ -212,6 +254,14 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn times_are_for_people() {
+        assert_eq!(time(1_800_000_000_999), "2027-01-15 08:00:00 UTC");
+        assert_eq!(time(u64::MAX), format!("{} ms after 1970", u64::MAX));
+        assert_eq!(hex(&[0, 255, 16]), "00ff10");
+        assert!(duration("24").unwrap_err().contains("24h"));
     }
 
     #[test]

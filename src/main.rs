@@ -1,11 +1,16 @@
 //! `tessera`: coordinator, agent, launcher and operator's tool in one binary.
 
+mod audit;
+mod certificates;
 mod cli;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
 mod data;
 mod doctor;
+mod enrol;
+#[cfg(feature = "client")]
+mod join;
 mod members;
 mod model;
 mod run;

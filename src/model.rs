@@ -1,7 +1,7 @@
 //! `tessera model`: the models that runs make.
 
 use crate::cli::{self, Failure, Kind, failure, invalid, print, size};
-use crate::run::{self, Target, connect, kept, not_kept};
+use crate::run::{self, Target, kept, not_kept};
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use std::fs::{self, File};
@@ -80,7 +80,7 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
 }
 
 async fn export(target: &Target, export: &Export) -> Result<()> {
-    let mut admin = connect(&target.admin).await?;
+    let mut admin = target.connect().await?;
     let (round, digest) = find(&mut admin, &export.run, export.round).await?;
     let part = beside(&export.out, &format!("{}.part", digest.short()));
     let whole = download(target, admin, &digest, &part).await?;
@@ -130,7 +130,7 @@ async fn download(target: &Target, admin: AdminClient<Channel>, digest: &Digest,
         let outcome = async {
             let mut admin = match admin.take() {
                 Some(admin) => admin,
-                None => connect(&target.admin).await?,
+                None => target.connect().await?,
             };
             fetch(&mut admin, digest, before, &mut file).await
         };

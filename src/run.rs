@@ -2,14 +2,17 @@
 
 mod address;
 mod admin;
+#[cfg(feature = "client")]
+mod elsewhere;
 mod fork;
 mod globals;
 #[cfg(feature = "server")]
 mod replay;
 mod show;
-mod submit;
+pub(crate) mod submit;
 mod watch;
 
+pub(crate) use address::is_address;
 #[cfg(feature = "server")]
 pub(crate) use address::{Place, place};
 pub(crate) use admin::{DEFAULT_ADMIN, Target, connect, status};
@@ -108,7 +111,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
 
 async fn ask(question: Question, target: &Target) -> Result<ExitCode> {
     let json = target.json;
-    let mut admin = connect(&target.admin).await?;
+    let mut admin = target.connect().await?;
     match question {
         Question::Submit { spec, id, set } => {
             let spec_toml = submit::read(&spec, &set)?.to_toml();

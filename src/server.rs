@@ -4,10 +4,10 @@ use crate::cli::{self, invalid};
 use crate::run::{Place, place};
 use anyhow::Result;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tessera_server::{AdminAddress, Config, Error, Server, TlsFiles, parse_duration, parse_size};
+use tessera_server::{AdminAddress, Config, Error, Security, Server, TlsFiles, parse_duration, parse_size};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -20,15 +20,28 @@ pub(crate) struct Arguments {
     /// Where operators connect: a path for a socket, or a loopback address. `admin.sock` in the data folder if not given.
     #[arg(long, value_name = "PATH|ADDRESS", env = "TESSERA_ADMIN")]
     admin: Option<String>,
-    /// The coordinator's certificate; without it agents connect in plaintext, which is taken on loopback only.
+    /// Host name or IP address under which sites reach the coordinator, for the certificate that it makes; repeatable. In it
+    /// anyway: localhost, the listen address, and the name of this machine.
+    #[arg(long = "name", value_name = "HOST", env = "TESSERA_NAMES", value_delimiter = ',')]
+    names: Vec<String>,
+    /// How long the certificates of sites are good, with a unit; they renew them by themselves.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    certificate_life: Duration,
+    /// A certificate for the coordinator that somebody else made, instead of one of its own authority.
     #[arg(long, value_name = "PEM", requires_all = ["tls_key", "client_ca"])]
     tls_cert: Option<PathBuf>,
     /// Its key.
-    #[arg(long, value_name = "PEM")]
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Authority that signs the agents' certificates.
-    #[arg(long, value_name = "PEM")]
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
+    /// No TLS and no certificates, on a loopback address only: for tests.
+    #[arg(long)]
+    plaintext: bool,
+    /// As --plaintext, at any address: whoever is on the network can read and change everything.
+    #[arg(long)]
+    plaintext_that_anyone_on_the_network_can_read: bool,
     /// How often an idle connection says that it lives, with a unit, from 50ms to 60s. An agent that is silent three times as
     /// long is taken for gone.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = parse_duration)]
@@ -44,15 +57,51 @@ pub(crate) struct Arguments {
     with_parent: bool,
 }
 
-pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
-    let tls = match (arguments.tls_cert, arguments.tls_key, arguments.client_ca) {
-        (Some(cert), Some(key), Some(client_ca)) => Some(TlsFiles { cert, key, client_ca }),
+/// How agents are met: by certificates of the coordinator's own unless something else is asked for.
+fn security(arguments: &Arguments) -> Result<Security> {
+    let Arguments {
+        names, tls_cert, tls_key, client_ca, plaintext, plaintext_that_anyone_on_the_network_can_read: anywhere, ..
+    } = arguments;
+    let files = match (tls_cert, tls_key, client_ca) {
+        (Some(cert), Some(key), Some(client_ca)) => {
+            Some(TlsFiles { cert: cert.clone(), key: key.clone(), client_ca: client_ca.clone() })
+        }
         (None, None, None) => None,
-        _ => return Err(invalid("TLS needs all three of --tls-cert, --tls-key and --client-ca")),
+        _ => return Err(invalid("TLS with given files needs all three of --tls-cert, --tls-key and --client-ca")),
     };
+    let mut others = Vec::new();
+    for (flag, given) in [
+        ("--tls-cert", files.is_some()),
+        ("--plaintext", *plaintext),
+        ("--plaintext-that-anyone-on-the-network-can-read", *anywhere),
+    ] {
+        if given {
+            others.push(flag);
+        }
+    }
+    match (&others[..], files) {
+        ([], _) => Ok(Security::Own { names: names.clone() }),
+        ([one, other, ..], _) => {
+            Err(invalid(format!("{one} and {other} exclude each other: choose one way for agents to connect")))
+        }
+        ([flag], _) if !names.is_empty() => Err(invalid(format!(
+            "--name is for the certificate that the coordinator makes itself, and with {flag} it makes none: leave out one of them"
+        ))),
+        (_, Some(files)) => Ok(Security::Files(files)),
+        _ if *anywhere => Ok(Security::PlaintextAnywhere),
+        _ => Ok(Security::Plaintext),
+    }
+}
+
+pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
+    let security = security(&arguments)?;
+    let own = matches!(security, Security::Own { .. }).then(|| arguments.data_dir.join("identity").join("authority.pem"));
+    // looked at before the start makes it
+    let first = own.as_ref().is_some_and(|file| !file.exists());
     let mut config = Config {
         listen: arguments.listen,
-        tls,
+        security,
+        certificate_life: arguments.certificate_life,
         heartbeat: arguments.heartbeat,
         max_blob_bytes: arguments.max_blob,
         reserve_bytes: arguments.reserve,
@@ -67,11 +116,32 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
             };
         }
         let server = Server::bind(config).await.map_err(unusable)?;
+        let (listen, authority) = (server.local_addr().to_string(), own.and_then(|file| fingerprint(&file)));
+        if let Some(fingerprint) = authority.as_ref().filter(|_| first) {
+            cli::say(welcome(fingerprint));
+        }
         // Whoever started this process reads here where it listens.
-        cli::print(serde_json::json!({ "type": "ready", "listen": server.local_addr().to_string() }));
+        cli::print(serde_json::json!({ "type": "ready", "listen": listen, "authority": authority }));
         server.run(cli::shutdown(arguments.with_parent)).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// SHA-256 of the first certificate in the file, which is that of the present authority.
+fn fingerprint(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let (_, rest) = text.split_once("-----BEGIN CERTIFICATE-----")?;
+    let (encoded, _) = rest.split_once("-----END CERTIFICATE-----")?;
+    let encoded: String = encoded.split_whitespace().collect();
+    let der = data_encoding::BASE64.decode(encoded.as_bytes()).ok()?;
+    Some(cli::hex(ring::digest::digest(&ring::digest::SHA256, &der).as_ref()))
+}
+
+/// What an operator reads at the first start.
+fn welcome(fingerprint: &str) -> String {
+    format!(
+        "A new authority was made for this coordinator, SHA-256 {fingerprint}; `tessera enrol NAME` makes a token for a site."
+    )
 }
 
 /// Settings and certificates that cannot be used have an exit code of their own.
@@ -113,6 +183,47 @@ mod tests {
         for (flag, value) in [("--heartbeat", "500"), ("--max-blob", "4"), ("--max-blob", "4GB")] {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains("such as"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_that_of_the_first_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("authority.pem");
+        assert_eq!(fingerprint(&file), None);
+        let block = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        std::fs::write(&file, block("YW\nJj") + &block("eHl6")).unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(fingerprint(&file).as_deref(), Some(abc));
+        std::fs::write(&file, block("?")).unwrap();
+        assert_eq!(fingerprint(&file), None);
+    }
+
+    fn chosen(line: &[&str]) -> Result<Security, String> {
+        security(&parse(line).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn agents_need_certificates_unless_something_else_is_asked_for() {
+        assert!(matches!(chosen(&[]), Ok(Security::Own { names }) if names.is_empty()));
+        let named = chosen(&["--name", "hub.example.org", "--name", "10.0.0.5"]);
+        assert!(matches!(named, Ok(Security::Own { names }) if names == ["hub.example.org", "10.0.0.5"]));
+        assert!(matches!(chosen(&["--plaintext"]), Ok(Security::Plaintext)));
+        assert!(matches!(chosen(&["--plaintext-that-anyone-on-the-network-can-read"]), Ok(Security::PlaintextAnywhere)));
+        let files = ["--tls-cert", "c", "--tls-key", "k", "--client-ca", "a"];
+        assert!(matches!(chosen(&files), Ok(Security::Files(f)) if f.cert == std::path::Path::new("c")));
+        assert!(parse(&files[..4]).unwrap_err().contains("--client-ca"));
+        assert!(parse(&files[2..4]).unwrap_err().contains("--tls-cert"));
+    }
+
+    #[test]
+    fn ways_that_exclude_each_other_are_refused() {
+        let files = ["--tls-cert", "c", "--tls-key", "k", "--client-ca", "a"];
+        let error = chosen(&[&files[..], &["--plaintext"]].concat()).unwrap_err();
+        assert_eq!(error, "--tls-cert and --plaintext exclude each other: choose one way for agents to connect");
+        for flag in ["--plaintext", "--plaintext-that-anyone-on-the-network-can-read"] {
+            let error = chosen(&[flag, "--name", "hub"]).unwrap_err();
+            assert!(error.contains(&format!("with {flag} it makes none")), "{error}");
         }
     }
 

@@ -378,7 +378,7 @@ async fn sixty_damaged_stores_and_journals() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes: just faults"]
 async fn a_hundred_rounds_of_twenty_members_with_lost_messages_and_one_death_each() {
-    let setup = Setup { members: 20, agents: 4, rounds: 100, coordinator: &[] };
+    let setup = Setup { members: 20, agents: 4, rounds: 100, ..SMALL };
     let calm = Federation::started(setup).await;
     let reference = calm.run("run").await;
     drop(calm);

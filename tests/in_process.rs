@@ -9,6 +9,7 @@ mod virtual_run;
 use std::sync::Arc;
 use tessera_client::config::{Agent, Dial, Members};
 use tessera_client::data::{DataSpec, Dataset, Manifest};
+use tessera_client::policy::Policy;
 use tessera_common::id::Digest;
 use tessera_common::spec::{Preset, RunSpec, merge};
 use tessera_server::{Config, Happened, Server};
@@ -37,7 +38,9 @@ fn start_agent(name: &str, members: Members, server: &tessera_server::Handle) ->
     let agent = Agent {
         name: name.parse().unwrap(),
         dial: Dial::Pipe(dial),
+        identity: None,
         members,
+        policy: Policy::default(),
         threads: 1,
         device: tessera_client::device::open("cpu").unwrap(),
         state_dir: None,

@@ -1,10 +1,10 @@
 //! What an agent serves and where its coordinator is.
 
 use crate::data::{DataError, Dataset, Manifest};
+use crate::identity::{Identity, IdentityError, Tls, folder};
+use crate::policy::Policy;
 use crate::task::MemberData;
 use burn::tensor::Device;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,23 @@ pub use crate::dial::Dial;
 pub struct AgentConfig {
     /// Name of the agent, for logs.
     pub name: AgentName,
-    /// Coordinator, `host:port`.
-    pub coordinator: String,
-    /// Certificates; without them the connection is plaintext, which is taken for loopback addresses only.
+    /// Coordinator, `host:port`; the one that gave the identity, if there is none.
+    #[serde(default)]
+    pub coordinator: Option<String>,
+    /// Certificates in files, instead of an identity. With neither the connection is plaintext, which is taken for loopback
+    /// addresses only.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
+    /// Take plaintext for any address. Anyone on the way can then read and change what is sent.
+    #[serde(default)]
+    pub plaintext_that_anyone_on_the_network_can_read: bool,
     /// Compute threads.
     #[serde(default = "one")]
     pub threads: usize,
     /// Device: `auto` or `cpu`.
     #[serde(default = "auto")]
     pub device: String,
-    /// Folder for what outlives a restart: finished answers, downloads, private blocks. [`Self::load`] names `NAME.state` beside
+    /// Folder for what outlives a restart: identity, finished answers, downloads, private blocks. [`Self::load`] names `NAME.state` beside
     /// the settings if there is none; without one, everything is in memory.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
@@ -44,6 +49,9 @@ pub struct AgentConfig {
     /// Members cut out of one data set.
     #[serde(default)]
     pub partition: Option<PartitionConfig>,
+    /// What this site takes part in, whatever the coordinator asks.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 fn one() -> usize {
@@ -107,20 +115,46 @@ pub enum ConfigError {
     /// The certificates are not usable.
     #[error("{0}")]
     Tls(String),
+    /// The identity is not usable.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// Anything else that is wrong with the settings.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl AgentConfig {
+    /// Settings with nothing but a name: one thread, no members, nothing on disk.
+    pub fn new(name: AgentName) -> Self {
+        Self {
+            name,
+            coordinator: None,
+            tls: None,
+            plaintext_that_anyone_on_the_network_can_read: false,
+            threads: one(),
+            device: auto(),
+            state_dir: None,
+            member: Vec::new(),
+            partition: None,
+            policy: Policy::default(),
+        }
+    }
+
     /// Reads a settings file; paths in it are relative to its folder. Without a `state_dir` it is `NAME.state`.
     ///
     /// # Errors
     /// Names the file and the key.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.to_owned(), e))?;
-        let table: toml::Table =
-            toml::from_str(&text).map_err(|e| ConfigError::Spec(path.to_owned(), SpecError::Syntax(e.to_string())))?;
+        Self::from_toml(path, &text)
+    }
+
+    /// Parses the text of the settings file `path`, which need not be there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let table = tessera_common::spec::parse_document(text).map_err(|e| ConfigError::Spec(path.to_owned(), e))?;
         let mut config: Self =
             tessera_common::spec::parse_table("agent", &table).map_err(|e| ConfigError::Spec(path.to_owned(), e))?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -132,12 +166,11 @@ impl AgentConfig {
         Ok(config)
     }
 
-    /// Loads the members' data and prepares the connection.
+    /// Makes the state folder, loads the members' data and prepares the connection.
     ///
     /// # Errors
     /// Names the member, file and key.
     pub fn prepare(&self) -> Result<Agent, ConfigError> {
-        let device = crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
         if let Some(dir) = &self.state_dir {
             let bad = |e| ConfigError::Invalid(format!("state_dir {} cannot be made: {e}; name another folder", dir.display()));
             match crate::disk::create_private_dir(dir) {
@@ -146,6 +179,49 @@ impl AgentConfig {
                 outcome => outcome.map_err(bad)?,
             }
         }
+        self.inspect()
+    }
+
+    /// As [`Self::prepare`], and makes nothing.
+    ///
+    /// # Errors
+    /// Names the member, file and key.
+    pub fn inspect(&self) -> Result<Agent, ConfigError> {
+        let device = crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+        let members = self.checked_members()?;
+        let policy = self.policy.clone();
+        let identity = self.identity()?;
+        let dial = self.dial(identity.as_ref())?;
+        let threads = self.threads.max(1);
+        let (name, state_dir) = (self.name.clone(), self.state_dir.clone());
+        Ok(Agent { name, dial, identity, members, policy, threads, device, state_dir, heartbeat: Duration::from_millis(500) })
+    }
+
+    /// Whether data and policy are usable, before a token is used up for them.
+    ///
+    /// # Errors
+    /// Names the member, file and key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.checked_members().map(drop)
+    }
+
+    fn checked_members(&self) -> Result<Members, ConfigError> {
+        let members = self.members()?;
+        let bad = |e: SpecError| ConfigError::Invalid(e.to_string());
+        self.policy.validate(members.keys(), self.state_dir.is_some()).map_err(bad)?;
+        Ok(members)
+    }
+
+    /// The identity in the state folder, unless the settings name certificates.
+    fn identity(&self) -> Result<Option<Identity>, ConfigError> {
+        match (&self.tls, &self.state_dir) {
+            (None, Some(dir)) => Ok(Identity::load(&folder(dir))?),
+            _ => Ok(None),
+        }
+    }
+
+    /// The members' data.
+    pub(crate) fn members(&self) -> Result<Members, ConfigError> {
         let mut members = BTreeMap::new();
         for member in &self.member {
             let dataset = Dataset::load(&member.data)?;
@@ -163,20 +239,32 @@ impl AgentConfig {
         if members.is_empty() {
             return Err(ConfigError::Invalid("the agent serves no members: give [[member]] tables or a [partition]".into()));
         }
-        let tls = self.tls.as_ref().map(client_tls).transpose()?;
-        let (host, _) = self
-            .coordinator
-            .rsplit_once(':')
-            .ok_or_else(|| ConfigError::Invalid(format!("coordinator {:?} is not host:port", self.coordinator)))?;
-        let host = host.trim_matches(['[', ']']).to_owned();
-        if tls.is_none() && !matches!(host.as_str(), "127.0.0.1" | "::1" | "localhost") {
-            let why = "plaintext is for loopback only: give the certificates in [tls] (ca, cert, key)";
+        Ok(members)
+    }
+
+    /// How to reach the coordinator, and by what certificates.
+    fn dial(&self, identity: Option<&Identity>) -> Result<Dial, ConfigError> {
+        let address = match (&self.coordinator, identity) {
+            (Some(address), _) => address.clone(),
+            (None, Some(identity)) => identity.coordinator(),
+            (None, None) => {
+                let why = "the settings name no coordinator: give coordinator = \"host:port\", or enrol with \
+                           `tessera client --token`";
+                return Err(ConfigError::Invalid(why.into()));
+            }
+        };
+        let host = crate::dial::host_of(&address).map_err(ConfigError::Invalid)?;
+        let tls = match &self.tls {
+            Some(files) => Some(Tls::from_files(files).map_err(ConfigError::Tls)?),
+            None => identity.map(Identity::tls),
+        };
+        let loopback = matches!(host.as_str(), "127.0.0.1" | "::1" | "localhost");
+        if tls.is_none() && !loopback && !self.plaintext_that_anyone_on_the_network_can_read {
+            let why = "plaintext is for loopback only: make a token at the coordinator with `tessera enrol NAME` and give it with \
+                       `tessera client --token`, or give the certificates in [tls] (ca, cert, key)";
             return Err(ConfigError::Invalid(why.into()));
         }
-        let dial = Dial::Tcp { address: self.coordinator.clone(), host, tls };
-        let threads = self.threads.max(1);
-        let (name, state_dir) = (self.name.clone(), self.state_dir.clone());
-        Ok(Agent { name, dial, members, threads, device, state_dir, heartbeat: Duration::from_millis(500) })
+        Ok(Dial::Tcp { address, host, tls })
     }
 }
 
@@ -231,8 +319,12 @@ pub struct Agent {
     pub name: AgentName,
     /// How to reach the coordinator.
     pub dial: Dial,
+    /// Its identity, to be renewed in time; none with certificates from files or in plaintext.
+    pub identity: Option<Identity>,
     /// Whom it serves.
     pub members: Members,
+    /// What this site takes part in.
+    pub policy: Policy,
     /// Compute threads.
     pub threads: usize,
     /// Where tensors live; opened by [`crate::device::open`].
@@ -241,29 +333,4 @@ pub struct Agent {
     pub state_dir: Option<PathBuf>,
     /// How often to send a sign of life, until the coordinator says otherwise.
     pub heartbeat: Duration,
-}
-
-/// TLS 1.3 with a client certificate.
-fn client_tls(files: &TlsFiles) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
-    let bad = |file: &Path, e: &dyn std::fmt::Display| ConfigError::Tls(format!("{}: {e}", file.display()));
-    let mut roots = rustls::RootCertStore::empty();
-    for cert in read_certs(&files.ca)? {
-        roots.add(cert).map_err(|e| bad(&files.ca, &e))?;
-    }
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| bad(&files.key, &e))?;
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| ConfigError::Tls(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(read_certs(&files.cert)?, key)
-        .map_err(|e| bad(&files.cert, &e))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
-fn read_certs(file: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let bad = |e: &dyn std::fmt::Display| ConfigError::Tls(format!("{}: {e}", file.display()));
-    let certs: Vec<_> =
-        CertificateDer::pem_file_iter(file).map_err(|e| bad(&e))?.collect::<Result<_, _>>().map_err(|e| bad(&e))?;
-    if certs.is_empty() { Err(bad(&"there is no certificate in it")) } else { Ok(certs) }
 }

@@ -1,5 +1,6 @@
 //! How the coordinator is reached, and whether anything is heard from there.
 
+use crate::identity::{Current, Tls, TlsTrouble, Way, explained, explained_handshake};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use std::io;
@@ -12,6 +13,7 @@ use tessera_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest that a connection, its TLS handshake and its first answer may take.
@@ -31,8 +33,8 @@ pub enum Dial {
         address: String,
         /// Name that the coordinator's certificate must have.
         host: String,
-        /// TLS settings, or plaintext.
-        tls: Option<Arc<rustls::ClientConfig>>,
+        /// TLS settings, asked at each connection, or plaintext.
+        tls: Option<Tls>,
     },
     /// In the same process: the other end of a pipe is sent to a coordinator that serves it.
     Pipe(mpsc::Sender<DuplexStream>),
@@ -58,7 +60,7 @@ impl Dial {
                     async move {
                         let (ours, theirs) = tokio::io::duplex(1 << 20);
                         pipes.send(theirs).await.map_err(|_| io::Error::other("the coordinator is gone"))?;
-                        Ok::<_, io::Error>(TokioIo::new(Counted { stream: ours, heard }))
+                        Ok::<_, io::Error>(TokioIo::new(Watched { stream: ours, watch: Watch::Count(heard) }))
                     }
                 });
                 endpoint.connect_with_connector(connector).await
@@ -66,21 +68,17 @@ impl Dial {
             Dial::Tcp { address, tls: None, .. } => {
                 let connector = tower::service_fn(move |_| {
                     let (address, heard) = (address.clone(), heard.clone());
-                    async move { Ok::<_, io::Error>(TokioIo::new(tcp(&address, heard).await?)) }
+                    async move {
+                        let stream = tcp(&address, heard).await?;
+                        Ok::<_, io::Error>(TokioIo::new(Watched { stream, watch: Watch::Plain { address, begun: false } }))
+                    }
                 });
                 endpoint.connect_with_connector(connector).await
             }
             Dial::Tcp { address, host, tls: Some(tls) } => {
                 let connector = tower::service_fn(move |_| {
-                    let (address, host, tls, heard) = (address.clone(), host.clone(), tls.clone(), heard.clone());
-                    async move {
-                        let name = ServerName::try_from(host).map_err(io::Error::other)?;
-                        let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, tcp(&address, heard).await?);
-                        let stream = tokio::time::timeout(CONNECT_LIMIT, handshake)
-                            .await
-                            .map_err(|_| io::Error::other("the TLS handshake takes too long"))??;
-                        Ok::<_, io::Error>(TokioIo::new(stream))
-                    }
+                    let (address, host, current, heard) = (address.clone(), host.clone(), tls.now(), heard.clone());
+                    async move { Ok::<_, io::Error>(TokioIo::new(secured(address, host, &current, heard).await?)) }
                 });
                 endpoint.connect_with_connector(connector).await
             }
@@ -88,11 +86,34 @@ impl Dial {
     }
 }
 
-async fn tcp(address: &str, heard: Heard) -> io::Result<Counted<TcpStream>> {
+/// Host of `host:port`, without the brackets of an IPv6 address.
+pub(crate) fn host_of(address: &str) -> Result<String, String> {
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| format!("coordinator {address:?} is not host:port"))?;
+    Ok(host.trim_matches(['[', ']']).to_owned())
+}
+
+async fn secured(
+    address: String,
+    host: String,
+    current: &Current,
+    heard: Heard,
+) -> io::Result<Watched<TlsStream<Watched<TcpStream>>>> {
+    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+    let way = Way { address, host, own: current.own.clone() };
+    let stream = tcp(&way.address, heard).await?;
+    let handshake = tokio_rustls::TlsConnector::from(current.config.clone()).connect(name, stream);
+    let stream = tokio::time::timeout(CONNECT_LIMIT, handshake)
+        .await
+        .map_err(|_| io::Error::other("the TLS handshake takes too long"))?
+        .map_err(|e| explained_handshake(e, &way))?;
+    Ok(Watched { stream, watch: Watch::Tls(way) })
+}
+
+async fn tcp(address: &str, heard: Heard) -> io::Result<Watched<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     // tonic sets it only on connections of its own; without it a small call waits 40 ms
     stream.set_nodelay(true)?;
-    Ok(Counted { stream, heard })
+    Ok(Watched { stream, watch: Watch::Count(heard) })
 }
 
 /// Bytes that came from the coordinator. Messages would not do: one of a blob takes seconds over a slow link.
@@ -110,28 +131,75 @@ impl Heard {
     }
 }
 
-/// A stream whose received bytes are counted.
-struct Counted<S> {
-    stream: S,
-    heard: Heard,
+/// First byte of an alert, which is how TLS answers plaintext. No coordinator's first frame begins so.
+const ALERT: u8 = 0x15;
+
+/// What is done with the bytes and errors that a stream receives.
+enum Watch {
+    /// Bytes are counted.
+    Count(Heard),
+    /// Errors are explained: the coordinator refuses a certificate only after the handshake.
+    Tls(Way),
+    /// The first byte is looked at: the other side may want TLS.
+    Plain { address: String, begun: bool },
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+/// A stream that is watched while it is read.
+struct Watched<S> {
+    stream: S,
+    watch: Watch,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        self.heard.add((buf.filled().len() - before) as u64);
-        Poll::Ready(outcome)
+        let new = &buf.filled()[before..];
+        Poll::Ready(match &mut self.watch {
+            Watch::Count(heard) => {
+                heard.add(new.len() as u64);
+                outcome
+            }
+            Watch::Tls(way) => outcome.map_err(|e| explained(e, way)),
+            Watch::Plain { address, begun: false } if new.first() == Some(&ALERT) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, TlsTrouble(wants_tls(address))))
+            }
+            Watch::Plain { begun, .. } => {
+                *begun |= !new.is_empty();
+                outcome
+            }
+        })
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+fn wants_tls(address: &str) -> String {
+    format!(
+        "the coordinator at {address} speaks TLS, and this agent has no certificate: make a token there with `tessera enrol NAME` and \
+         give it with `tessera client --token`, or name the files in [tls]"
+    )
+}
+
+impl<S> Watched<S> {
+    /// An error of writing to a coordinator that is gone, as if nothing were wrong: why it left is there to be read, and
+    /// whoever reads first hears it.
+    fn forgive<T>(&self, outcome: io::Result<T>, written: T) -> io::Result<T> {
+        let gone = |e: &io::Error| matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        match (&self.watch, outcome) {
+            (Watch::Tls(_) | Watch::Plain { .. }, Err(error)) if gone(&error) => Ok(written),
+            (_, outcome) => outcome,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let outcome = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        Poll::Ready(self.forgive(outcome, buf.len()))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let outcome = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        Poll::Ready(self.forgive(outcome, bufs.iter().map(|b| b.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -139,10 +207,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let outcome = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        Poll::Ready(self.forgive(outcome, ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let outcome = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+        Poll::Ready(self.forgive(outcome, ()))
     }
 }

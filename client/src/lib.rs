@@ -1,14 +1,18 @@
 //! Tessera's agent: session, worker, data readers, tasks (Burn models), the training loop.
 
+mod audit;
 mod blobs;
 pub mod config;
 pub mod data;
 pub mod device;
 mod dial;
 mod disk;
+pub mod explain;
 mod fault;
 pub mod glue;
+pub mod identity;
 mod outbox;
+pub mod policy;
 pub mod prototype;
 mod quiet;
 pub mod session;

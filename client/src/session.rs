@@ -7,14 +7,18 @@ mod answers;
 mod clock;
 mod entries;
 mod link;
+mod refusal;
+mod rules;
 #[cfg(test)]
 mod tests;
 
+use crate::audit::{self, Audit};
 use crate::blobs::Blobs;
 use crate::config::{Agent, member_info};
 use crate::dial::{CONNECT_LIMIT, Heard};
 use crate::fault::{hit, point};
 use crate::outbox::{Key, Outbox};
+use crate::policy::Ledger;
 use crate::quiet::Quiet;
 use crate::state::StateDir;
 use crate::transfer;
@@ -22,6 +26,7 @@ use crate::worker::{Finished, Job, Settings, Worker};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use entries::{Entry, Known, Stage};
 use link::{Link, Transfer};
+use refusal::{Refused, is_final, lasts};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -56,13 +61,21 @@ struct Session {
     /// The coordinator has accepted something over this connection.
     progress: bool,
     clocks: Quiet,
+    audit: Audit,
+    /// Runs taken part in, if the policy bounds their number.
+    ledger: Option<Ledger>,
+    /// The coordinator would not have this agent at all.
+    refused: Refused,
+    /// Renewals of the certificate that failed.
+    unrenewed: Quiet,
 }
 
 /// Serves the agent's members until `shutdown` is ready. Connects again, with growing and jittered pauses, for as long
 /// as it takes.
 ///
 /// # Errors
-/// If the state folder is another agent's or cannot be used, or the worker thread cannot be started.
+/// If the state folder is another agent's or cannot be used, if the policy cannot be kept, or the worker thread cannot be
+/// started. Whatever the coordinator says is no error: an agent that is refused asks again.
 pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
     let mut session = Session::start(agent)?;
     tokio::pin!(shutdown);
@@ -85,8 +98,9 @@ pub async fn run(agent: Agent, shutdown: impl Future<Output = ()>) -> std::io::R
         if session.progress || started.elapsed() > GOOD_CONNECTION {
             pause = pauses.build();
         }
-        let wait = pause.next().unwrap_or(LONGEST_PAUSE);
+        let wait = refusal::wait(&end, &mut pause);
         match end {
+            Err(status) if lasts(&status) => session.turned_away(&status, wait),
             Ok(()) => tracing::info!(?wait, "coordinator closed the connection; connecting again"),
             Err(status) => {
                 let (error, code) = (whole_cause(&status), status.code());
@@ -126,6 +140,8 @@ fn whole_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl Session {
     fn start(agent: Agent) -> std::io::Result<Self> {
+        let invalid = |e| std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("{e}"));
+        agent.policy.validate(agent.members.keys(), agent.state_dir.is_some()).map_err(invalid)?;
         let state = agent.state_dir.as_deref().map(StateDir::take).transpose()?.flatten();
         if state.is_none() {
             tracing::warn!("finished answers are in memory only and are lost if this process ends: set state_dir");
@@ -135,6 +151,9 @@ impl Session {
         if !stored.is_empty() {
             tracing::info!(answers = stored.len(), "finished answers of an earlier start wait to be sent");
         }
+        let ledger = Ledger::open(&agent.policy, state.clone())?;
+        let mut audit = Audit::open(state.as_deref(), &agent.name);
+        audit.note(audit::entry("start", agent.policy.to_string()));
         let (results_in, results) = mpsc::channel(RESULTS);
         let settings = Settings {
             threads: agent.threads,
@@ -153,6 +172,10 @@ impl Session {
             connection: 0,
             progress: false,
             clocks: Quiet::default(),
+            audit,
+            ledger,
+            refused: Refused::default(),
+            unrenewed: Quiet::default(),
         })
     }
 
@@ -193,7 +216,7 @@ impl Session {
                     link.in_order(message.sequence)?;
                     match message.message {
                         Some(Down::Welcome(welcome)) => {
-                            self.welcomed(&welcome);
+                            self.welcomed(&welcome)?;
                             heartbeat = ticks(self.agent.heartbeat);
                         }
                         Some(message) => self.receive(message, &mut link)?,
@@ -204,6 +227,7 @@ impl Session {
                 Some(done) = link.transfers.join_next() => self.transferred(done, &mut link)?,
                 _ = heartbeat.tick() => {
                     link.listen(self.agent.heartbeat)?;
+                    self.renew(&mut link);
                     link.send(Up::Heartbeat(v1::Heartbeat {}))?;
                 }
             }
@@ -215,11 +239,19 @@ impl Session {
         self.entries.retain(|_, e| !matches!(e.stage, Stage::Fetching));
     }
 
-    fn welcomed(&mut self, welcome: &v1::Welcome) {
+    /// # Errors
+    /// If the coordinator is too old or too new.
+    fn welcomed(&mut self, welcome: &v1::Welcome) -> Result<(), Status> {
+        let (theirs, ours) = (&welcome.version, tessera_proto::VERSION);
+        tessera_proto::version::check_between("the coordinator", theirs, "the agent", ours)
+            .map_err(Status::failed_precondition)?;
+        self.refused = Refused::default();
+        self.audit.note(audit::entry("join", format!("ok: coordinator of version {theirs}")));
         tracing::info!(coordinator = welcome.version, members = self.agent.members.len(), "joined");
         clock::compare(welcome.time_ms, &self.clocks);
         self.agent.heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms.clamp(50, 60_000)));
         point("agent/welcomed");
+        Ok(())
     }
 
     fn receive(&mut self, message: Down, link: &mut Link) -> Result<(), Status> {
@@ -248,11 +280,11 @@ impl Session {
         let run = run_id(&opened.run)?;
         // A spec of a newer version, say: its assignments are answered with a failure that says so.
         match RunSpec::from_toml(&opened.spec_toml) {
-            Ok(spec) => {
-                self.specs.insert(run, spec.into());
-            }
+            Ok(spec) => self.look_at(run, spec.into()),
             Err(error) => {
                 tracing::error!(%run, %error, "the spec of this run is not understood");
+                let entry = audit::entry("open", format!("the spec is not understood: {error}"));
+                self.audit.note(audit::Entry { run: Some(run.to_string()), ..entry });
                 self.specs.remove(&run);
             }
         }
@@ -274,6 +306,10 @@ impl Session {
     fn assigned(&mut self, run: RunId, assignment: Assignment, link: &mut Link) -> Result<(), Status> {
         let key = (run.clone(), assignment.id);
         let known = self.specs.get(&run).cloned();
+        if let Some(reason) = self.refusal(&run, &assignment) {
+            self.forget(&key);
+            return link.fail(&run, &assignment.member, assignment.id, reason);
+        }
         if let Some(entry) = self.entries.get_mut(&key) {
             if entry.assignment == assignment && known.as_ref().is_some_and(|k| k.digest == entry.spec) {
                 entry.given = self.connection;
@@ -313,8 +349,22 @@ impl Session {
     fn transferred(&mut self, done: Result<Transfer, tokio::task::JoinError>, link: &mut Link) -> Result<(), Status> {
         match done.map_err(|e| Status::internal(e.to_string()))? {
             Transfer::Sent(key, outcome) => self.sent(key, outcome, link),
-            Transfer::Fetched(key, result) => self.fetched(&key, *result?, link),
+            Transfer::Fetched(key, Ok(job)) => self.fetched(&key, *job, link),
+            Transfer::Fetched(key, Err(status)) => self.unfetched(&key, status, link),
+            Transfer::Renewed(outcome) => {
+                self.renewed(outcome);
+                Ok(())
+            }
         }
+    }
+
+    /// What the coordinator will not give again is the end of this assignment, not of the connection.
+    fn unfetched(&mut self, key: &Key, status: Status, link: &mut Link) -> Result<(), Status> {
+        let Some(entry) = self.entries.get(key).filter(|_| is_final(&status)) else { return Err(status) };
+        let (reason, member) = (status.message().to_owned(), entry.assignment.member.clone());
+        tracing::error!(run = %key.0, %member, assignment = %key.1, reason, "the coordinator does not give what this assignment needs");
+        self.forget(key);
+        link.fail(&key.0, &member, key.1, reason)
     }
 
     fn fetched(&mut self, key: &Key, job: Job, link: &mut Link) -> Result<(), Status> {

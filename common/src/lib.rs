@@ -5,7 +5,9 @@
 //! What a run is ([`spec`]), what travels ([`param`], [`global`], [`update`]), how updates become the next global
 //! ([`strategy`], [`aggregate`]) and who is asked when ([`round`]) all live here and are tested without IO.
 
+pub mod access;
 pub mod aggregate;
+pub mod audit;
 pub mod global;
 pub mod id;
 pub mod metric;

@@ -17,9 +17,11 @@
 //! | `input/MODALITY/{mean,std}` | f64 `[d]` x 2 | in a global: the standardisation |
 //! | `feature/MODALITY/{count,sum,scatter,groups}` | f64 `[C]`, `[C, D]`, `[D, D]`, `[1]` | statistics of features under a frozen global |
 
-use crate::id::Digest;
+use crate::id::{Digest, excerpt};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,8 +216,36 @@ pub struct Layout {
 #[serde(deny_unknown_fields)]
 struct RawEntry {
     dtype: Dtype,
+    #[serde(deserialize_with = "short_shape")]
     shape: Vec<usize>,
     data_offsets: (u64, u64),
+}
+
+/// Dimensions after which reading a shape ends: a header of dimensions alone would take eight times its size. Whether
+/// the rank is within [`Limits`] is looked at later.
+const MAX_DIMENSIONS: usize = 64;
+
+fn short_shape<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<usize>, D::Error> {
+    struct Dimensions;
+    impl<'de> Visitor<'de> for Dimensions {
+        type Value = Vec<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of dimensions")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<usize>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = seq.next_element()? {
+                if shape.len() == MAX_DIMENSIONS {
+                    return Err(A::Error::custom("a tensor of more than 64 dimensions"));
+                }
+                shape.push(dimension);
+            }
+            Ok(shape)
+        }
+    }
+    d.deserialize_seq(Dimensions)
 }
 
 impl Layout {
@@ -268,7 +298,8 @@ impl Layout {
         if header.len() != expected {
             return Err(CodecError::Length { expected: expected as u64, found: header.len() as u64 });
         }
-        let raw: BTreeMap<String, RawEntry> = serde_json::from_slice(json).map_err(|e| CodecError::Header(e.to_string()))?;
+        let raw: BTreeMap<String, RawEntry> =
+            serde_json::from_slice(json).map_err(|e| CodecError::Header(excerpt(&e.to_string(), 500)))?;
         let limit = |what, found: usize, limit: usize| {
             if found > limit { Err(CodecError::Limit { what, found: found as u64, limit: limit as u64 }) } else { Ok(()) }
         };

@@ -43,6 +43,12 @@ pub const MAX_CLASSES: usize = 100_000;
 /// Most modalities of a task: every non-empty subset of them is evaluated, and a report of all must fit a message.
 pub const MAX_MODALITIES: usize = 10;
 
+/// Longest text of a spec or of another TOML document, in bytes; reading it can take 80 times that. One that is written by
+/// people has some thousands.
+pub const MAX_TEXT: usize = 512 << 10;
+/// Deepest nesting of tables and lists in the tables of a task's model and of a strategy.
+const MAX_DEPTH: usize = 16;
+
 /// Pseudo-modality under which prototypes of the fused representation are kept.
 pub const FUSED: &str = "fused";
 
@@ -298,6 +304,32 @@ pub enum Library {
     Fresh,
 }
 
+/// Parses a TOML document, without saying anything about its keys yet.
+///
+/// # Errors
+/// If it is longer than [`MAX_TEXT`] or not TOML; names the line.
+pub fn parse_document(text: &str) -> Result<toml::Table, SpecError> {
+    bounded(text)?;
+    toml::from_str(text).map_err(|e| SpecError::syntax(&e.to_string()))
+}
+
+/// Refuses a text that no person would write.
+fn bounded(text: &str) -> Result<(), SpecError> {
+    if text.len() > MAX_TEXT {
+        return Err(SpecError::Syntax(format!("the text has {} bytes, at most {MAX_TEXT} are read", text.len())));
+    }
+    Ok(())
+}
+
+/// True if tables and lists lie at most `most` deep in `value`.
+fn shallow(value: &toml::Value, most: usize) -> bool {
+    match value {
+        toml::Value::Table(table) => most > 0 && table.values().all(|value| shallow(value, most - 1)),
+        toml::Value::Array(list) => most > 0 && list.iter().all(|value| shallow(value, most - 1)),
+        _ => true,
+    }
+}
+
 /// Parses the own table of a task or strategy, refusing unknown keys with the nearest valid one.
 ///
 /// # Errors
@@ -314,6 +346,7 @@ impl RunSpec {
     /// # Errors
     /// Names the line and key, and for an unknown key the nearest valid one.
     pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        bounded(text)?;
         let spec: RunSpec = toml::from_str(text).map_err(SpecError::from_toml)?;
         spec.validate()?;
         Ok(spec)
@@ -373,6 +406,11 @@ impl RunSpec {
             let key = format!("task.modalities.{name}");
             check(&key, is_valid_name(name) && name != FUSED, "not a usable name ('fused' is reserved)")?;
             check(&key, (1..=10_000_000).contains(&dim), "the number of features must be 1 to 10000000")?;
+        }
+        for (key, table) in [("model", &self.model), ("strategy", &self.strategy)] {
+            // written out, deep tables become keys that are too long to be read again
+            let ok = table.values().all(|value| shallow(value, MAX_DEPTH));
+            check(key, ok, "tables and lists are nested more than 16 deep")?;
         }
         self.validate_numbers(&check)?;
         self.cohort.validate(&check)?;

@@ -6,6 +6,8 @@
 #   make-certs.sh DIR NAMES AGENT...    a new authority, the coordinator's certificate, and one per agent
 #   make-certs.sh --add DIR AGENT...    one more certificate per agent, from the authority in DIR
 #
+# AGENT is the name of the member that the agent serves, and of its certificate. More members go behind it: an agent
+# "hospital=north,south,ward-*" also serves north, south, and all whose names begin with ward-. Quote the star.
 # NAMES are the host names and IP addresses that agents dial, separated by commas: coordinator.example.org,10.0.0.5
 #
 # DIR then holds
@@ -24,7 +26,7 @@ die() {
 }
 
 usage() {
-    sed -n 's/^# \{0,1\}//; 5,9p' "$0" >&2
+    sed -n 's/^# \{0,1\}//; 5,11p' "$0" >&2
     exit 2
 }
 
@@ -34,12 +36,33 @@ absent() {
     done
 }
 
-# Agent names as the configuration takes them: 1 to 64 of a-z A-Z 0-9 . _ -, starting with a letter or digit.
-check_agent() {
+# Names as the coordinator takes them: 1 to 64 of a-z A-Z 0-9 . _ -, starting with a letter or digit.
+check_name() {
     case $1 in
-        '' | [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) die "agent name '$1': use letters, digits, '.', '_' and '-', and start with a letter or digit" ;;
+        '' | [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) die "name '$1': use letters, digits, '.', '_' and '-', and start with a letter or digit" ;;
     esac
-    [ "${#1}" -le 64 ] || die "agent name '$1' is longer than 64 characters"
+    [ "${#1}" -le 64 ] || die "name '$1' is longer than 64 characters"
+}
+
+# serves AGENT: names for its certificate. AGENT is NAME or NAME=PATTERN,...; a pattern may end in a star.
+serves() {
+    check_name "${1%%=*}"
+    list="DNS:${1%%=*}"
+    case $1 in
+        *=) die "agent '$1': nothing is behind the '='" ;;
+        *=*) patterns=${1#*=} ;;
+        *) patterns= ;;
+    esac
+    old_ifs=$IFS
+    IFS=,
+    set -f # a star is part of a name here, not files
+    for pattern in $patterns; do
+        if [ "$pattern" != '*' ]; then check_name "${pattern%'*'}"; fi
+        list="$list,DNS:$pattern"
+    done
+    set +f
+    IFS=$old_ifs
+    echo "$list"
 }
 
 # san NAMES: the list in the form that openssl wants; addresses are told from names by their look.
@@ -98,7 +121,8 @@ leaf() {
 
 agents() {
     for agent in "$@"; do
-        leaf "agent-$agent" "$agent" clientAuth "DNS:$agent"
+        patterns=$(serves "$agent")
+        leaf "agent-${agent%%=*}" "${agent%%=*}" clientAuth "$patterns"
     done
 }
 
@@ -117,10 +141,11 @@ else
 fi
 seen=,
 for agent in "$@"; do
-    check_agent "$agent"
-    case $seen in *,"$agent",*) die "agent name '$agent' is given twice" ;; esac
-    seen="$seen$agent,"
-    absent "$dir/agent-$agent.pem" "$dir/agent-$agent.key"
+    serves "$agent" >/dev/null
+    name=${agent%%=*}
+    case $seen in *,"$name",*) die "agent name '$name' is given twice" ;; esac
+    seen="$seen$name,"
+    absent "$dir/agent-$name.pem" "$dir/agent-$name.key"
 done
 
 mkdir -p "$dir"

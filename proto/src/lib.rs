@@ -18,6 +18,7 @@ pub mod v1 {
 
 pub mod convert;
 mod transport;
+pub mod version;
 
 pub use transport::{CHUNK_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES};
 

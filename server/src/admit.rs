@@ -2,9 +2,11 @@
 
 use crate::blob::{BlobError, Blobs};
 use crate::error::Refusal;
+use crate::refusals::joined;
 use crate::runtime::{Handle, Standing, ToAgent};
 use std::collections::BTreeMap;
 use tessera_common::aggregate::check;
+use tessera_common::audit::Entry;
 use tessera_common::id::{AssignmentId, MemberName, RunId};
 use tessera_common::param::Source;
 use tessera_common::round::{Assignment, Event, MemberInfo, Reject, Work};
@@ -23,12 +25,13 @@ enum Fault {
     Ours(String),
 }
 
-/// Judges an answer from the connection that serves `served`. None if the run stands still, and nothing can be said.
+/// Judges an answer from the connection of `who` that serves `served`. None if the run stands still, and nothing can be said.
 ///
 /// # Errors
 /// If the coordinator stops or cannot read what is stored: the connection ends, and the agent sends the answer again.
 pub(crate) async fn admit(
     handle: &Handle,
+    who: &str,
     served: &BTreeMap<MemberName, MemberInfo>,
     answer: v1::Answer,
 ) -> Result<Option<ToAgent>, Status> {
@@ -45,7 +48,7 @@ pub(crate) async fn admit(
             refused: refused.map(shorten),
         })
     };
-    match judge(handle, served, answer).await {
+    match judge(handle, who, served, answer).await {
         Ok(refused) => Ok(verdict(refused)),
         Err(Refusal::Stopping) => Err(Refusal::Stopping.into()),
         Err(Refusal::Broken { run, reason } | Refusal::Waiting { run, reason }) => {
@@ -61,6 +64,7 @@ pub(crate) async fn admit(
 /// Why the answer is refused; None if it counts.
 async fn judge(
     handle: &Handle,
+    who: &str,
     served: &BTreeMap<MemberName, MemberInfo>,
     answer: v1::Answer,
 ) -> Result<Option<String>, Refusal> {
@@ -72,6 +76,7 @@ async fn judge(
         Standing::Settled { refused } => return Ok(refused),
         Standing::Open { assignment, spec } => (assignment, spec),
     };
+    let (round, digest) = (assignment.round, tessera_proto::convert::digest(&answer.blob).ok());
     let checked = match <(RunId, UpdateRef)>::try_from(answer) {
         Err(Malformed(what)) => Err(Fault::Theirs(what)),
         Ok((_, update)) => {
@@ -79,8 +84,8 @@ async fn judge(
             let _permit = handle.shared.scans.acquire().await.map_err(|_| Refusal::Stopping)?;
             let blobs = handle.blobs().clone();
             let check = move || inspect(&spec, &assignment, &update, &blobs).map(|()| update);
-            let checked = tokio::task::spawn_blocking(check).await;
-            checked.unwrap_or_else(|error| Err(Fault::Ours(error.to_string())))
+            let checked = joined(&handle.shared.refusals, "answer", tokio::task::spawn_blocking(check).await);
+            checked.unwrap_or_else(|status| Err(Fault::Ours(status.message().to_owned())))
         }
     };
     let (event, refused) = match checked {
@@ -94,7 +99,20 @@ async fn judge(
             return Err(Refusal::NotStored(why));
         }
     };
-    match handle.happened(&run, event).await {
+    let happened = handle.happened(&run, event).await;
+    if happened.is_ok() {
+        handle.shared.audit.note(Entry {
+            who: who.to_owned(),
+            what: "answer".into(),
+            run: Some(run.to_string()),
+            round: Some(round),
+            member: Some(member.to_string()),
+            digest,
+            verdict: refused.as_ref().map_or_else(|| "ok".to_owned(), |why| format!("refused: {why}")),
+            ..Entry::default()
+        });
+    }
+    match happened {
         Ok(()) | Err(Refusal::Engine(Reject::AlreadyAnswered(_))) => Ok(refused),
         // overtaken: by its own twin after a reconnect, whose verdict holds, or by the end of the phase
         Err(Refusal::Engine(reject)) => match handle.standing(&run, &member, id).await {

@@ -1,10 +1,14 @@
 //! What a coordinator is told when it starts. Errors name a setting as the flag of `tessera server` that sets it.
 
 use crate::error::Error;
+use rustls_pki_types::ServerName;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tessera_common::param::Limits;
+
+/// Longest that a site's certificate may be good: revocation aside, nothing else ends one that was stolen.
+const MAX_CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// Settings of one coordinator process.
 #[derive(Debug, Clone)]
@@ -13,8 +17,11 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where agents connect; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Certificates; None serves plaintext, which only a loopback address may do.
-    pub tls: Option<TlsFiles>,
+    /// How connections of agents are protected.
+    pub security: Security,
+    /// How long a certificate is good that the coordinator's own authority gives to a site. Sites renew theirs when a third
+    /// of that is left.
+    pub certificate_life: Duration,
     /// Where operators connect.
     pub admin: AdminAddress,
     /// How often both ends of an idle control stream say that they live. Three silent intervals end a connection.
@@ -25,6 +32,22 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// How long a blob that no run needs is kept after it came or was asked for: its answer may be on the way.
     pub blob_grace: Duration,
+}
+
+/// How connections of agents are protected.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// Not at all. Only a loopback address may do so.
+    Plaintext,
+    /// Not at all, at any address: whoever is on the network reads and changes everything.
+    PlaintextAnywhere,
+    /// TLS with certificates that somebody else makes.
+    Files(TlsFiles),
+    /// TLS with an authority of the coordinator's own, which it makes at its first start and keeps in the data folder.
+    Own {
+        /// Host names and IP addresses under which sites reach the coordinator, besides those that it knows.
+        names: Vec<String>,
+    },
 }
 
 /// PEM files of the coordinator.
@@ -55,7 +78,8 @@ impl Config {
         Self {
             data_dir: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: None,
+            security: Security::Plaintext,
+            certificate_life: Duration::from_secs(24 * 60 * 60),
             admin: AdminAddress::None,
             heartbeat: Duration::from_millis(500),
             max_blob_bytes: 4 << 30,
@@ -73,13 +97,7 @@ impl Config {
     /// Refuses settings that cannot be right together.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |ok: bool, why: String| if ok { Ok(()) } else { Err(Error::Config(why)) };
-        refuse(self.tls.is_some() || self.listen.ip().is_loopback(), {
-            let listen = self.listen;
-            format!(
-                "listen address {listen} is reachable from outside: give --tls-cert, --tls-key and --client-ca, or listen on \
-                 127.0.0.1 (--listen)"
-            )
-        })?;
+        self.check_security()?;
         if let AdminAddress::Loopback(address) = self.admin {
             let why =
                 format!("admin address {address} is reachable from outside: use a loopback address or a unix socket (--admin)");
@@ -93,6 +111,37 @@ impl Config {
         let (bytes, most) = (self.max_blob_bytes, Limits::default().bytes);
         refuse(bytes > 0, "--max-blob is 0: no update could be taken".into())?;
         refuse(bytes <= most, format!("--max-blob is {bytes} bytes; agents take no model of more than {most} (16GiB)"))
+    }
+}
+
+impl Config {
+    fn check_security(&self) -> Result<(), Error> {
+        let refuse = |ok: bool, why: String| if ok { Ok(()) } else { Err(Error::Config(why)) };
+        let (listen, life) = (self.listen, self.certificate_life);
+        match &self.security {
+            Security::PlaintextAnywhere | Security::Files(_) => Ok(()),
+            Security::Plaintext => refuse(
+                listen.ip().is_loopback(),
+                format!(
+                    "listen address {listen} is reachable from outside, and this coordinator serves plaintext: let it make \
+                     certificates of its own (leave out --plaintext), give --tls-cert, --tls-key and --client-ca, or listen on \
+                     127.0.0.1 (--listen)"
+                ),
+            ),
+            Security::Own { names } => {
+                let no_folder = "certificates of the coordinator's own need a data folder to be kept in (--data-dir)";
+                refuse(self.data_dir.is_some(), no_folder.into())?;
+                for name in names {
+                    let known = ServerName::try_from(name.as_str()).is_ok();
+                    let why = || format!("--name {name:?} is neither a host name nor an IP address: give it without a port");
+                    refuse(known, why())?;
+                }
+                refuse(
+                    (Duration::from_secs(1)..=MAX_CERTIFICATE_LIFE).contains(&life),
+                    format!("--certificate-life {life:?} is not within 1s to 90 days"),
+                )
+            }
+        }
     }
 }
 
@@ -128,10 +177,29 @@ mod tests {
         assert!(config.check().is_ok());
         config.listen = "0.0.0.0:4600".parse().unwrap();
         assert!(config.check().unwrap_err().to_string().contains("0.0.0.0:4600 is reachable from outside"));
-        config.tls = Some(TlsFiles { cert: "c".into(), key: "k".into(), client_ca: "a".into() });
+        config.security = Security::PlaintextAnywhere;
+        assert!(config.check().is_ok());
+        config.security = Security::Files(TlsFiles { cert: "c".into(), key: "k".into(), client_ca: "a".into() });
         assert!(config.check().is_ok());
         config.admin = AdminAddress::Loopback("10.0.0.1:1".parse().unwrap());
         assert!(config.check().unwrap_err().to_string().contains("admin address 10.0.0.1:1"));
+    }
+
+    #[test]
+    fn certificates_of_its_own_need_a_folder_and_names_that_can_be_in_them() {
+        let own = |names: &[&str]| Security::Own { names: names.iter().map(|n| (*n).to_owned()).collect() };
+        let error = Config { security: own(&[]), ..Config::in_memory() }.check().unwrap_err().to_string();
+        assert!(error.contains("--data-dir"), "{error}");
+        let good = Config { security: own(&["hub.example.org", "10.1.2.3", "::1"]), ..Config::in_dir("/x") };
+        assert!(good.check().is_ok());
+        for name in ["", "a b", "hub:7443", "https://hub", "*.example.org"] {
+            let error = Config { security: own(&[name]), ..Config::in_dir("/x") }.check().unwrap_err().to_string();
+            assert!(error.contains(&format!("--name {name:?}")), "{error}");
+        }
+        for life in [Duration::ZERO, Duration::from_secs(91 * 24 * 3600)] {
+            let error = Config { certificate_life: life, ..good.clone() }.check().unwrap_err().to_string();
+            assert!(error.contains("--certificate-life"), "{error}");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub const HITS: &[&str] = &[
     "coordinator/journal-no-space",
     "coordinator/lose-received",
     "coordinator/lose-sent",
+    "coordinator/panic",
 ];
 
 /// A place where the process can be stopped: it aborts here if the place is set to `return`.

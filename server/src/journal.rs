@@ -223,6 +223,7 @@ fn fill(reader: &mut impl Read, out: &mut [u8]) -> io::Result<bool> {
 fn starts_intact(bytes: &[u8]) -> bool {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return false };
     let (len, crc, _) = split_head(head);
-    // an empty payload would be found in any run of zeros
-    len > 0 && rest.get(..len).is_some_and(|payload| crc32fast::hash(payload) == crc)
+    // The length and how an entry begins are looked at first: a checksum at each byte would take the square of the size.
+    // An empty payload would be found in any run of zeros.
+    len <= MAX_PAYLOAD && rest.starts_with(b"{\"") && rest.get(..len).is_some_and(|payload| crc32fast::hash(payload) == crc)
 }

@@ -17,19 +17,27 @@
 //! # }
 //! ```
 
+mod access;
 mod admin;
 mod admit;
+mod audit;
 pub mod blob;
 mod clock;
 mod config;
+mod connection;
 mod disk;
+mod enrolment;
 mod error;
 mod fault;
 mod faults;
 mod fold;
 pub mod format;
 mod history;
+mod identity;
 pub mod journal;
+mod places;
+mod quota;
+mod refusals;
 pub mod replay;
 mod rpc;
 mod runtime;
@@ -44,16 +52,21 @@ mod tls;
 mod traffic;
 mod wire;
 
-pub use config::{AdminAddress, Config, TlsFiles, parse_duration, parse_size};
+pub use config::{AdminAddress, Config, Security, TlsFiles, parse_duration, parse_size};
 pub use error::{Error, Refusal};
 pub use fault::{HITS as FAULT_HITS, POINTS as FAULT_POINTS};
 pub use history::{BadEnd, EndedBadly, Happened, History, Watch};
 pub use runtime::{Handle, Kept, MemberView, RunDetail, RunSummary};
 
+use audit::Audit;
 use blob::Blobs;
+use connection::Connection;
 use faults::Faults;
+use identity::Identities;
+use quota::Quotas;
+use refusals::Refusals;
 use runtime::{Runtime, Shared};
-use serve::Pipe;
+use serve::Bounds;
 use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -81,9 +94,8 @@ pub struct Server {
     handle: Handle,
     listener: TcpListener,
     local: SocketAddr,
-    tls: Option<Arc<rustls::ServerConfig>>,
     admin: AdminListener,
-    pipes: mpsc::Receiver<Pipe>,
+    pipes: mpsc::Receiver<Connection>,
 }
 
 impl std::fmt::Debug for Server {
@@ -99,7 +111,6 @@ impl Server {
     /// If the settings cannot be right, the folder is in use or cannot be read, or an address cannot be listened at.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.check()?;
-        let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
         let (lock, blobs) = match &config.data_dir {
             None => (None, Blobs::in_memory(config.max_blob_bytes)),
             Some(dir) => {
@@ -108,14 +119,17 @@ impl Server {
                 (Some(lock), Blobs::in_dir(&dir.join("blobs"), config.max_blob_bytes)?)
             }
         };
+        let identities = Identities::open(&config)?;
+        let audit = Audit::open(config.data_dir.as_ref().map(|dir| dir.join("audit.log")).as_deref())?;
         let listen = |error| Error::Listen { flag: "--listen", at: config.listen.to_string(), error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
+        identities.listens(local);
         let admin = listen_for_operators(&config.admin).await?;
         let (inbox, requests) = runtime::inbox();
         let (pipe, pipes) = serve::ready();
         let traffic = Arc::new(Traffic::default());
-        let runtime = Runtime::open(&config, blobs.clone(), traffic.clone(), requests, lock)?;
+        let runtime = Runtime::open(&config, blobs.clone(), traffic.clone(), identities.clone(), audit.clone(), requests, lock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let scans = Semaphore::new(cores);
         let shared = Shared {
@@ -127,9 +141,13 @@ impl Server {
             faults: Faults::default(),
             pipes: pipe,
             disk: config.data_dir.clone().map(|dir| (dir, config.reserve_bytes)),
+            identities,
+            refusals: Refusals::new(audit.clone()),
+            audit,
+            quotas: Quotas::new(config.max_blob_bytes),
         };
         let handle = Handle { inbox, shared: Arc::new(shared) };
-        Ok(Self { runtime, handle, listener, local, tls, admin, pipes })
+        Ok(Self { runtime, handle, listener, local, admin, pipes })
     }
 
     /// Where agents connect.
@@ -168,8 +186,10 @@ impl Server {
             }
         });
         let mut doors: JoinSet<()> = JoinSet::new();
-        spawn_federation(&mut tasks, &mut doors, &self.handle, self.listener, self.tls, &stopped);
-        spawn_admin(&mut tasks, &mut doors, &self.handle, self.admin, &stopped);
+        let bounds = Bounds::new(serve::raise_file_limit());
+        doors.spawn(self.handle.shared.identities.clone().keep_fresh());
+        spawn_federation(&mut tasks, &mut doors, &self.handle, self.listener, &bounds, &stopped);
+        spawn_admin(&mut tasks, &mut doors, &self.handle, self.admin, &bounds, &stopped);
         let pipes = serve::serve(serve::federation(self.handle.clone()), self.pipes, stopped);
         tasks.spawn(pipes);
         tracing::info!(listen = %self.local, "serving");
@@ -212,24 +232,18 @@ fn spawn_federation(
     doors: &mut JoinSet<()>,
     handle: &Handle,
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    bounds: &Arc<Bounds>,
     stopped: &watch::Receiver<bool>,
 ) {
-    let service = serve::federation(handle.clone());
-    match tls {
-        None => {
-            let (ready, incoming) = serve::ready();
-            doors.spawn(serve::accept_plain(listener, ready));
-            let serving = serve::serve(service, incoming, stopped.clone());
-            tasks.spawn(serving);
-        }
-        Some(config) => {
-            let (ready, incoming) = serve::ready();
-            doors.spawn(serve::accept_tls(listener, config, ready));
-            let serving = serve::serve(service, incoming, stopped.clone());
-            tasks.spawn(serving);
-        }
-    }
+    let (ready, incoming) = serve::ready();
+    let service = if handle.shared.identities.plaintext() {
+        doors.spawn(serve::accept_plain(listener, handle.clone(), bounds.clone(), ready));
+        serve::federation(handle.clone())
+    } else {
+        doors.spawn(serve::accept_tls(listener, handle.clone(), bounds.clone(), ready));
+        serve::everything(handle.clone())
+    };
+    tasks.spawn(serve::serve(service, incoming, stopped.clone()));
 }
 
 fn spawn_admin(
@@ -237,25 +251,17 @@ fn spawn_admin(
     doors: &mut JoinSet<()>,
     handle: &Handle,
     admin: AdminListener,
+    bounds: &Arc<Bounds>,
     stopped: &watch::Receiver<bool>,
 ) {
-    let service = serve::admin(handle.clone());
+    let (ready, incoming) = serve::ready();
     match admin {
-        AdminListener::None => {}
+        AdminListener::None => return,
         #[cfg(unix)]
-        AdminListener::Socket(listener) => {
-            let (ready, incoming) = serve::ready();
-            doors.spawn(socket::accept(listener, ready));
-            let serving = serve::serve(service, incoming, stopped.clone());
-            tasks.spawn(serving);
-        }
-        AdminListener::Loopback(listener) => {
-            let (ready, incoming) = serve::ready();
-            doors.spawn(serve::accept_plain(listener, ready));
-            let serving = serve::serve(service, incoming, stopped.clone());
-            tasks.spawn(serving);
-        }
-    }
+        AdminListener::Socket(listener) => doors.spawn(socket::accept(listener, ready)),
+        AdminListener::Loopback(listener) => doors.spawn(serve::accept_plain(listener, handle.clone(), bounds.clone(), ready)),
+    };
+    tasks.spawn(serve::serve(serve::admin(handle.clone()), incoming, stopped.clone()));
 }
 
 /// Makes the folder, and keeps other coordinators out of it for as long as the file is open.

@@ -1,7 +1,10 @@
 //! The service for agents: decode, ask the runtime or the blobs, answer.
 
+use crate::access::Caller;
 use crate::blob::{BlobError, BlobStatus, Blobs, Raw, Upload};
 use crate::fault::hit;
+use crate::quota::{Permit, Work};
+use crate::refusals::{caught, joined};
 use crate::runtime::{Disk, Handle, ToAgent};
 use crate::session::{self, OUTBOX};
 use crate::traffic::Counter;
@@ -46,8 +49,17 @@ impl Federation for FederationService {
     type DownloadStream = Answers<DownloadResponse>;
 
     async fn connect(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let permit = self.handle.shared.quotas.begin(&caller, Work::Control)?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
-        tokio::spawn(session::converse(self.handle.clone(), request.into_inner(), outbox));
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let talk = session::converse(handle.clone(), caller, permit, request.into_inner(), outbox.clone());
+            if let Err(status) = caught(&handle.shared.refusals, "Federation/Connect", talk).await {
+                // An agent that does not read is not told.
+                let _ = outbox.try_send(Err(status));
+            }
+        });
         let mut sequence = 0;
         let numbered = move |message: Result<ToAgent, Status>| {
             message.map(|message| {
@@ -66,6 +78,8 @@ impl Federation for FederationService {
     }
 
     async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let _permit = self.handle.shared.quotas.begin(&caller, Work::Upload)?;
         let mut parts = request.into_inner();
         let Some(Part::Header(header)) = next_part(&mut parts).await? else {
             return Err(Status::invalid_argument("an upload starts with its header"));
@@ -75,7 +89,11 @@ impl Federation for FederationService {
             return Ok(done);
         }
         let UploadHeader { bytes, offset, .. } = header;
-        self.room_for(bytes.saturating_sub(offset)).await?;
+        // a claim is looked at before anything is done for it
+        blobs.admits(digest, bytes)?;
+        let rest = bytes.checked_sub(offset).ok_or_else(|| Status::out_of_range("the offset is behind the end of the blob"))?;
+        self.handle.shared.quotas.bring(&caller, rest)?;
+        self.room_for(&caller, rest).await?;
         let mut upload = blocking(&self.handle, move || blobs.begin(digest, bytes, offset)).await?;
         let mut gathered = BytesMut::new();
         while let Some(part) = next_part(&mut parts).await? {
@@ -94,11 +112,21 @@ impl Federation for FederationService {
     }
 
     async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let permit = self.handle.shared.quotas.begin(&caller, Work::Download)?;
         let request = request.into_inner();
         let wanted = digest(&request.digest)?;
-        // An agent sees what an assignment named, and never another member's update.
-        let counter = self.handle.shared.traffic.counter(&wanted).ok_or_else(|| Status::from(BlobError::Missing(wanted)))?;
-        Ok(Response::new(send_blob(&self.handle, wanted, request.offset, Some(counter)).await?))
+        // An agent sees what an assignment of its own named, and never another member's update. One that is there and is not
+        // for it looks to it as one that is not there.
+        let Some(counter) = self.handle.shared.traffic.counter(&wanted, &caller) else {
+            let status = Status::from(BlobError::Missing(wanted));
+            if caller.certified().is_some() {
+                let why = format!("blob {wanted}: no assignment of a member of its own names it");
+                self.handle.shared.refusals.tell(&caller.who(), "Federation/Download", &why);
+            }
+            return Err(status);
+        };
+        Ok(Response::new(send_blob(&self.handle, wanted, request.offset, Some(counter), permit).await?))
     }
 }
 
@@ -109,13 +137,18 @@ impl FederationService {
         Ok(status.complete.then(|| Response::new(UploadResponse { bytes: status.offset })))
     }
 
-    /// Refuses an upload that would take from the space that stays free; the runs then wait for room.
-    async fn room_for(&self, bytes: u64) -> Result<(), Status> {
+    /// Refuses an upload that would take from the space that stays free. Runs wait only for a disk that is full now: what
+    /// one caller says that it will send must not stop the others.
+    async fn room_for(&self, caller: &Caller, bytes: u64) -> Result<(), Status> {
         let Some((dir, reserve)) = self.handle.shared.disk.clone() else { return Ok(()) };
         let disk = Disk { dir, reserve };
-        let lacks = tokio::task::spawn_blocking(move || disk.lacks(bytes)).await;
-        let Some(reason) = lacks.map_err(|e| Status::internal(e.to_string()))? else { return Ok(()) };
-        self.handle.disk_failed(format!("no room for an upload: {reason}"), bytes).await;
+        let lacks = tokio::task::spawn_blocking(move || (disk.lacks(bytes), disk.lacks(0))).await;
+        let (lacks, full) = lacks.map_err(|e| Status::internal(e.to_string()))?;
+        let Some(reason) = lacks else { return Ok(()) };
+        tracing::warn!(who = caller.who(), bytes, reason, "no room for an upload");
+        if let Some(reason) = full {
+            self.handle.disk_failed(format!("no room for an upload: {reason}"), 0).await;
+        }
         Err(Status::unavailable("the coordinator has no room for this upload at present; send it again later"))
     }
 
@@ -163,7 +196,8 @@ async fn blocking<T: Send + 'static>(
     handle: &Handle,
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, Status> {
-    let outcome = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(BlobError::Lost(e.to_string())));
+    let done = joined(&handle.shared.refusals, "blobs", tokio::task::spawn_blocking(work).await);
+    let outcome = done.unwrap_or_else(|status| Err(BlobError::Lost(status.message().to_owned())));
     if let Err(error) = &outcome {
         handle.shared.faults.tell(error);
         match error {
@@ -175,12 +209,14 @@ async fn blocking<T: Send + 'static>(
     outcome.map_err(Status::from)
 }
 
-/// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection.
+/// Streams a blob from `offset` on, in chunks; `counter` counts what is handed to the connection, and `permit` is given back
+/// at its end.
 pub(crate) async fn send_blob(
     handle: &Handle,
     digest: Digest,
     offset: u64,
     counter: Option<Arc<Counter>>,
+    permit: Permit,
 ) -> Result<Answers<DownloadResponse>, Status> {
     let blobs = handle.blobs().clone();
     let raw = blocking(handle, move || blobs.verify(&digest).and_then(|()| blobs.raw(&digest))).await?;
@@ -190,6 +226,7 @@ pub(crate) async fn send_blob(
     let (queue, chunks) = mpsc::channel(READ_AHEAD);
     let handle = handle.clone();
     tokio::spawn(async move {
+        let _permit = permit;
         // A reader that is gone ends this.
         if let Err(status) = read_out(&handle, raw, offset, counter, &queue).await {
             let _ = queue.send(Err(status)).await;

@@ -20,9 +20,10 @@ mod view;
 pub use handle::Handle;
 pub(crate) use handle::{Shared, Standing};
 pub use keep::Kept;
-pub(crate) use sessions::{Hello, Line, SessionId};
+pub(crate) use sessions::{Hello, Line};
 pub use view::{MemberView, RunDetail, RunSummary};
 
+use crate::audit::Audit;
 use crate::blob::Blobs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -31,6 +32,7 @@ use crate::error::{Error, Refusal};
 use crate::fault::{hit, point};
 use crate::fold::fold;
 use crate::history::Happened;
+use crate::identity::Identities;
 use crate::store::{RunRecord, Store};
 use crate::sync::lock;
 use crate::traffic::Traffic;
@@ -44,8 +46,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sweep::Sweeper;
+use tessera_common::audit::Entry;
 use tessera_common::id::{AssignmentId, MemberName, Millis, RunId};
 use tessera_common::round::{Assignment, Command, Event, Outcome};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -106,6 +110,9 @@ pub(crate) struct Runtime {
     store: Arc<Store>,
     blobs: Blobs,
     traffic: Arc<Traffic>,
+    identities: Identities,
+    revocations: broadcast::Receiver<MemberName>,
+    audit: Audit,
     clock: Clock,
     runs: BTreeMap<RunId, Run>,
     broken: BTreeMap<RunId, Broken>,
@@ -141,6 +148,8 @@ impl Runtime {
         config: &Config,
         blobs: Blobs,
         traffic: Arc<Traffic>,
+        identities: Identities,
+        audit: Audit,
         inbox: mpsc::Receiver<Request>,
         lock: Option<File>,
     ) -> Result<Self, Error> {
@@ -158,6 +167,9 @@ impl Runtime {
             store: Arc::new(store),
             blobs,
             traffic,
+            revocations: identities.revocations(),
+            identities,
+            audit,
             clock: Clock::new(),
             runs: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -250,6 +262,8 @@ impl Runtime {
                 biased;
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 Some(done) = self.folds.join_next() => self.folded(done),
+                // before more requests: one that is revoked now is not heard any more
+                Ok(_) | Err(RecvError::Lagged(_)) = self.revocations.recv() => self.bar(),
                 count = self.inbox.recv_many(&mut requests, INBOX) => if count == 0 { break },
                 () = tokio::time::sleep_until(at), if wake.is_some() => {}
                 () = tokio::time::sleep_until(look.unwrap_or(at)), if look.is_some() => self.look_at_disk().await,
@@ -385,8 +399,9 @@ impl Runtime {
                 Effect::Command(Command::Assign(assignment)) => {
                     point("coordinator/command-assign-before");
                     let blobs = [assignment.global, assignment.statistics].into_iter().flatten();
-                    blobs.for_each(|digest| self.traffic.open(digest, &run.fetched));
                     let member = assignment.member.clone();
+                    let who = Some(&member).filter(|_| !self.identities.plaintext());
+                    blobs.for_each(|digest| self.traffic.open(digest, &run.fetched, who));
                     let message = ToAgent::Assign { run: id.clone(), assignment };
                     slow.extend(self.sessions.tell(&member, id, &opened, message).err());
                 }
@@ -404,6 +419,15 @@ impl Runtime {
                 Effect::Command(Command::Publish(published)) => {
                     point("coordinator/command-publish-before");
                     tracing::info!(run = %id, round = published.round, global = %published.digest.short(), "published");
+                    self.audit.note(Entry {
+                        who: "coordinator".into(),
+                        what: "publish".into(),
+                        run: Some(id.to_string()),
+                        round: Some(published.round),
+                        digest: Some(published.digest),
+                        verdict: format!("ok: of {} members", published.members.len()),
+                        ..Entry::default()
+                    });
                     worth_keeping = true;
                 }
                 Effect::Command(Command::Report { round, metrics, .. }) => {
@@ -434,23 +458,6 @@ impl Runtime {
         }
         for session in slow {
             self.close(session, Status::resource_exhausted("this agent does not read what it is told"));
-        }
-    }
-
-    /// Ends a connection; its members are not reachable any more.
-    fn close(&mut self, session: SessionId, why: Status) {
-        let gone = self.sessions.close(session, why);
-        self.left(&gone);
-    }
-
-    fn left(&mut self, members: &[MemberName]) {
-        let now = self.clock.now();
-        for run in self.runs.values_mut().filter(|r| !r.is_over()) {
-            for member in members.iter().filter(|m| run.counts_on(m)).cloned().collect::<Vec<_>>() {
-                if let Err(reject) = run.apply(now, Event::Left { member }) {
-                    tracing::error!(run = %run.id, %reject, "the engine does not know a member that it counted on");
-                }
-            }
         }
     }
 

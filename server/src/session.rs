@@ -1,18 +1,24 @@
 //! One agent's control stream, from its hello to its end.
 
+use crate::access::Caller;
 use crate::admit::admit;
 use crate::clock::Clock;
 use crate::fault::{hit, point};
-use crate::runtime::{Handle, Hello, Line, SessionId, ToAgent};
+use crate::quota::Permit;
+use crate::refusals::{caught, joined};
+use crate::runtime::{Handle, Hello, Line, ToAgent};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tessera_common::access::Role;
+use tessera_common::audit::Entry;
 use tessera_common::id::{AgentName, AssignmentId, MemberName};
 use tessera_common::round::{Event, MemberInfo};
 use tessera_proto::convert::{member_name, run_id, shorten};
 use tessera_proto::v1::agent_message::Message;
 use tessera_proto::v1::{self, AgentMessage};
+use tessera_proto::{VERSION, version};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -32,15 +38,26 @@ type Outbox = mpsc::Sender<Result<ToAgent, Status>>;
 type Members = Arc<BTreeMap<MemberName, MemberInfo>>;
 
 /// Holds the conversation with an agent until one side ends it.
-pub(crate) async fn converse(handle: Handle, mut inbound: Streaming<AgentMessage>, outbox: Outbox) {
+pub(crate) async fn converse(
+    handle: Handle,
+    caller: Caller,
+    mut permit: Permit,
+    mut inbound: Streaming<AgentMessage>,
+    outbox: Outbox,
+) {
     let hello = match timeout(HELLO, inbound.message()).await {
-        Ok(Ok(Some(message))) => read_hello(message),
+        Ok(Ok(Some(message))) => read_hello(message, &caller, &handle).inspect_err(|status| {
+            handle.shared.refusals.tell(&caller.who(), "Federation/Connect", status.message());
+        }),
         Ok(Ok(None)) => return,
         Ok(Err(status)) => return tracing::debug!(%status, "a connection ended before its hello"),
         Err(_) => Err(Status::deadline_exceeded(format!("no hello within {HELLO:?}"))),
     };
     let end = match hello {
-        Ok(hello) => welcome(&handle, hello, &mut inbound, &outbox).await,
+        Ok(hello) => {
+            permit.serves(hello.members.len());
+            welcome(&handle, hello, &mut inbound, &outbox).await
+        }
         Err(status) => Err(status),
     };
     if let Err(status) = end {
@@ -50,10 +67,11 @@ pub(crate) async fn converse(handle: Handle, mut inbound: Streaming<AgentMessage
     }
 }
 
-fn read_hello(message: AgentMessage) -> Result<Hello, Status> {
+fn read_hello(message: AgentMessage, caller: &Caller, handle: &Handle) -> Result<Hello, Status> {
     let Some(Message::Hello(hello)) = message.message else {
         return Err(Status::invalid_argument("the first message must be a hello"));
     };
+    version::check_between("the agent", &hello.version, "the coordinator", VERSION).map_err(Status::failed_precondition)?;
     let agent: AgentName = hello.agent.parse().map_err(|e| Status::invalid_argument(format!("hello: {e}")))?;
     let mut members = BTreeMap::new();
     for member in hello.members {
@@ -65,7 +83,48 @@ fn read_hello(message: AgentMessage) -> Result<Hello, Status> {
     if members.is_empty() {
         return Err(Status::invalid_argument("hello: an agent serves at least one member"));
     }
-    Ok(Hello { agent, members })
+    let mut labels = BTreeMap::new();
+    for (name, info) in &members {
+        may_join(caller, name, info)?;
+        handle.shared.identities.check_revoked(name)?;
+        let mut given = handle.shared.identities.labels(name.as_str());
+        given.extend(caller.certified().into_iter().flat_map(|c| c.labels.iter().cloned()));
+        if !given.is_empty() {
+            labels.insert(name.clone(), given);
+        }
+    }
+    Ok(Hello { agent, members, peer: caller.certified().map(|c| c.peer.clone()), labels })
+}
+
+/// True if the caller may speak for this member, and the member be what it says.
+fn may_join(caller: &Caller, member: &MemberName, info: &MemberInfo) -> Result<(), Status> {
+    let Some(certified) = caller.certified() else { return Ok(()) };
+    let (name, role) = (&certified.peer.name, certified.role);
+    let refuse = |why: String| Err(Status::permission_denied(why));
+    if !caller.serves(member) {
+        let others = certified.peer.serves.iter().map(String::as_str).filter(|other| *other != name.as_str());
+        let serves: Vec<&str> = std::iter::once(name.as_str()).chain(others).collect();
+        return refuse(format!(
+            "the certificate of {name} serves {}, and not {member}: enrol {member} by itself, or {name} anew with `tessera enrol \
+             {name} --serves {member}`",
+            serves.join(", ")
+        ));
+    }
+    if info.trains && role == Role::Evaluator {
+        return refuse(format!(
+            "{name} has the role {role}, which only evaluates, and {member} says that it trains: let it evaluate only, or enrol \
+             {name} anew with `--role member` (at the site, remove STATE_DIR/identity first)"
+        ));
+    }
+    let may = &certified.modalities;
+    match info.modalities.iter().find(|modality| !may.is_empty() && !may.contains(modality)) {
+        None => Ok(()),
+        Some(modality) => refuse(format!(
+            "{name} is enrolled for the modalities {}, and {member} says that it has {modality}: leave that out, or enrol {name} \
+             anew with `--modalities`",
+            may.join(", ")
+        )),
+    }
 }
 
 async fn welcome(handle: &Handle, hello: Hello, inbound: &mut Streaming<AgentMessage>, outbox: &Outbox) -> Result<(), Status> {
@@ -78,17 +137,21 @@ async fn welcome(handle: &Handle, hello: Hello, inbound: &mut Streaming<AgentMes
     let (close, closed) = oneshot::channel();
     tracing::info!(agent = %hello.agent, members = members.len(), "joined");
     let agent = hello.agent.clone();
+    let who: Arc<str> = hello.peer.as_ref().map_or_else(|| agent.as_str().into(), |peer| peer.name.as_str().into());
     let session = handle.connect(hello, Line { outbox: outbox.clone(), close }).await?;
-    let talk = Talk { handle, members, outbox, heartbeat };
-    let end = talk.run(inbound, closed).await;
+    note(handle, &who, "joined", &format!("ok: agent {agent} serves {} members", members.len()));
+    let talk = Talk { handle, members, outbox, heartbeat, who: who.clone() };
+    let end = caught(&handle.shared.refusals, "Federation/Connect", talk.run(inbound, closed)).await.and_then(|end| end);
     let why = end.clone().err().unwrap_or_else(|| Status::cancelled("the agent left"));
     tracing::info!(%agent, reason = why.message(), "left");
-    disconnect(handle, session, why).await;
+    note(handle, &who, "left", why.message());
+    handle.disconnect(session, why).await;
     end
 }
 
-async fn disconnect(handle: &Handle, session: SessionId, why: Status) {
-    handle.disconnect(session, why).await;
+fn note(handle: &Handle, who: &str, what: &str, verdict: &str) {
+    let (who, what, verdict) = (who.to_owned(), what.to_owned(), shorten(verdict.to_owned()));
+    handle.shared.audit.note(Entry { who, what, verdict, ..Entry::default() });
 }
 
 /// Refuses a message if one before it was lost. Versions that do not count send 0.
@@ -105,6 +168,8 @@ struct Talk<'a> {
     members: Members,
     outbox: &'a Outbox,
     heartbeat: Duration,
+    /// For the audit log.
+    who: Arc<str>,
 }
 
 impl Talk<'_> {
@@ -135,7 +200,7 @@ impl Talk<'_> {
                         self.take(message, &mut judged).await?;
                     }
                 },
-                Some(outcome) = judged.join_next() => outcome.map_err(|e| Status::internal(e.to_string()))??,
+                Some(outcome) = judged.join_next() => joined(&self.handle.shared.refusals, "answer", outcome)??,
                 _ = beat.tick() => {
                     if heard.elapsed() > self.heartbeat * SILENT {
                         return Err(Status::deadline_exceeded(format!("nothing heard for {SILENT} heartbeats")));
@@ -155,8 +220,9 @@ impl Talk<'_> {
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second hello; open a new connection instead")),
             Some(Message::Answer(answer)) => {
                 let (handle, members, outbox) = (self.handle.clone(), self.members.clone(), self.outbox.clone());
+                let who = self.who.clone();
                 judged.spawn(async move {
-                    if let Some(verdict) = admit(&handle, &members, answer).await? {
+                    if let Some(verdict) = admit(&handle, &who, &members, answer).await? {
                         point("coordinator/verdict-before");
                         outbox.try_send(Ok(verdict)).map_err(|_| Status::resource_exhausted("this agent does not read"))?;
                     }
@@ -177,6 +243,14 @@ impl Talk<'_> {
         }
         let (assignment, reason) = (AssignmentId(failure.assignment), shorten(failure.reason));
         tracing::warn!(%run, %member, %assignment, reason, "an assignment failed at its member");
+        self.handle.shared.audit.note(Entry {
+            who: self.who.to_string(),
+            what: "failure".into(),
+            run: Some(run.to_string()),
+            member: Some(member.to_string()),
+            verdict: reason.clone(),
+            ..Entry::default()
+        });
         // One that nobody waits for any more needs no answer.
         if let Err(refusal) = self.handle.happened(&run, Event::Failed { member, assignment, reason }).await {
             tracing::debug!(%run, %refusal, "a failure came too late");

@@ -1,11 +1,12 @@
 //! The unix socket for operators.
 
+use crate::connection::Connection;
 use crate::error::Error;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 /// Listens at `path`, which only its owner may open. A socket that nobody listens at any more is replaced.
@@ -37,11 +38,11 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, Error> {
 }
 
 /// Accepts connections.
-pub(crate) async fn accept(listener: UnixListener, ready: mpsc::Sender<UnixStream>) {
+pub(crate) async fn accept(listener: UnixListener, ready: mpsc::Sender<Connection>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if ready.send(stream).await.is_err() {
+                if ready.send(Connection::local(stream)).await.is_err() {
                     return;
                 }
             }

@@ -1,8 +1,10 @@
 //! From what the runtime says to what the wire says. Nothing past this file and the services knows protobuf.
 
 use crate::history::{BadEnd, EndedBadly, Happened};
+use crate::identity::{Issued, Known};
 use crate::runtime::{MemberView, RunDetail, RunSummary, ToAgent};
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 use tessera_common::id::{Digest, MemberName, Round};
 use tessera_common::round::Outcome;
 use tessera_proto::convert::{digest_bytes, wire_assignment, wire_member, wire_metrics};
@@ -118,11 +120,43 @@ pub(crate) fn detail(d: RunDetail) -> v1::ShowRunResponse {
     }
 }
 
-pub(crate) fn member(m: &MemberView) -> v1::MemberStatus {
+pub(crate) fn member(m: &MemberView, enrolled: Option<Known>) -> v1::MemberStatus {
     v1::MemberStatus {
         member: Some(wire_member(&m.member, &m.info)),
         online: m.online,
         agent: m.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        enrolled: enrolled.map(self::enrolled),
+    }
+}
+
+/// A member that has enrolled or has a token, and has never joined.
+pub(crate) fn not_joined(name: &MemberName, known: Known) -> v1::MemberStatus {
+    let member = v1::Member { name: name.to_string(), ..v1::Member::default() };
+    v1::MemberStatus { member: Some(member), enrolled: Some(enrolled(known)), ..v1::MemberStatus::default() }
+}
+
+fn enrolled(known: Known) -> v1::Enrolled {
+    v1::Enrolled {
+        role: known.role.to_string(),
+        labels: known.labels,
+        modalities: known.modalities,
+        serves: known.serves,
+        revoked: known.revoked.is_some(),
+        revoked_reason: known.revoked.unwrap_or_default(),
+        certificate_expires_ms: known.certificate_expires,
+        token_expires_ms: known.token_expires,
+    }
+}
+
+pub(crate) fn credentials(issued: Issued) -> v1::Credentials {
+    let der = |certificates: Vec<CertificateDer<'static>>| certificates.iter().map(|c| Bytes::copy_from_slice(c)).collect();
+    v1::Credentials {
+        name: issued.name.to_string(),
+        role: issued.role.to_string(),
+        chain: der(issued.chain),
+        authorities: der(issued.authorities),
+        expires_ms: issued.expires,
+        renew_ms: issued.renew,
     }
 }
 

@@ -14,7 +14,7 @@ use tessera_common::round::Work;
 use tessera_proto::convert::digest_bytes;
 use tessera_proto::v1::federation_client::FederationClient;
 use tessera_proto::v1::{self, agent_message::Message as Up, coordinator_message::Message as Down};
-use tessera_server::{Config, TlsFiles};
+use tessera_server::{Config, Security, TlsFiles};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -115,8 +115,9 @@ impl Stream {
 async fn whoever_does_not_say_who_it_is_is_sent_away() {
     let server = Running::start(Config::in_memory()).await;
     let channel = dial(&server.handle).await;
-    let hello =
-        |agent: &str, members: Vec<v1::Member>| Up::Hello(v1::Hello { agent: agent.into(), version: "x".into(), members });
+    let hello = |agent: &str, members: Vec<v1::Member>| {
+        Up::Hello(v1::Hello { agent: agent.into(), version: tessera_proto::VERSION.into(), members })
+    };
     let two = vec![member("a", &["left"]), member("a", &["left"])];
     for (first, expected) in [
         (Up::Heartbeat(v1::Heartbeat {}), "the first message must be a hello"),
@@ -375,7 +376,10 @@ fn authority(name: &str) -> (rcgen::Certificate, rcgen::Issuer<'static, rcgen::K
 
 fn signed(name: &str, issuer: &rcgen::Issuer<'_, rcgen::KeyPair>) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let serves = ["localhost", "a", "b", "c", "d"].map(String::from);
+    let mut params = rcgen::CertificateParams::new(serves).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
 }
 
@@ -407,7 +411,7 @@ async fn agents_show_a_certificate_of_the_federation() {
     let pki = pki();
     let file = |name: &str| pki.dir.path().join(name);
     let tls = TlsFiles { cert: file("cert.pem"), key: file("key.pem"), client_ca: file("ca.pem") };
-    let server = Running::start(Config { tls: Some(tls), ..Config::in_memory() }).await;
+    let server = Running::start(Config { security: Security::Files(tls), ..Config::in_memory() }).await;
 
     let channel = dial_tls(server.addr, &pki, Some(&pki.client)).await.unwrap();
     let agent = Agent::of_four(good());
@@ -448,7 +452,8 @@ async fn certificates_that_cannot_be_used_are_named() {
         (TlsFiles { key: file("other.key"), ..good.clone() }, ["cert.pem: does not go with --tls-key", "other.key: "]),
         (TlsFiles { client_ca: file("empty.pem"), ..good.clone() }, ["--client-ca", "empty.pem: no certificate in it"]),
     ] {
-        let error = tessera_server::Server::bind(Config { tls: Some(tls), ..Config::in_memory() }).await.unwrap_err();
+        let error =
+            tessera_server::Server::bind(Config { security: Security::Files(tls), ..Config::in_memory() }).await.unwrap_err();
         assert!(matches!(error, tessera_server::Error::Tls(_)), "{error:?}");
         assert!(expected.iter().all(|e| error.to_string().contains(e)), "{error}");
     }

@@ -4,10 +4,14 @@ use super::{Check, Verdict, disk, reach};
 use crate::cli::{plural, size};
 use std::fs;
 use std::path::Path;
-use tessera_client::config::{Agent, AgentConfig, ConfigError};
+use tessera_client::config::{Agent, AgentConfig, ConfigError, Dial};
+use tessera_client::identity::{Identity, Origin, Own, now, when};
 
 /// Free space below which an agent may fail to keep a finished answer.
 const RESERVE: u64 = 64 << 20;
+
+/// Life of a certificate file, in ms, below which somebody should replace it.
+const SOON: u64 = 14 * 86_400_000;
 
 /// Everything that can be said of the agent with these settings.
 pub(super) async fn examine(path: &Path) -> Vec<Check> {
@@ -15,13 +19,13 @@ pub(super) async fn examine(path: &Path) -> Vec<Check> {
         Ok(config) => config,
         Err(error) => return vec![Check::fail("settings", error, "see docs/deployment.md for the keys")],
     };
-    let mut checks = vec![Check::ok("settings", format!("agent {}, coordinator {}", config.name, config.coordinator))];
+    let coordinator = config.coordinator.as_deref().unwrap_or("of its identity");
+    let mut checks = vec![Check::ok("settings", format!("agent {}, coordinator {coordinator}", config.name))];
     checks.extend(state_dir(config.state_dir.as_deref()));
-    // without its folder nothing is made
-    let prepared = AgentConfig { state_dir: None, ..config }.prepare();
-    match prepared {
+    match config.inspect() {
         Ok(agent) => {
             checks.push(data(&agent));
+            checks.push(certificate(&agent, now()));
             checks.extend(reach::examine(&agent.dial).await);
         }
         Err(error) => {
@@ -35,7 +39,8 @@ pub(super) async fn examine(path: &Path) -> Vec<Check> {
 fn unusable(error: &ConfigError) -> Check {
     match error {
         ConfigError::Data(_) => Check::fail("data", error, "see docs/data.md; `tessera data inspect FOLDER` looks at one"),
-        ConfigError::Tls(_) => Check::fail("certificates", error, "give the PEM files of [tls]; docs/deployment.md makes them"),
+        ConfigError::Tls(_) => Check::fail("certificate", error, "give the PEM files of [tls]; docs/deployment.md makes them"),
+        ConfigError::Identity(_) => Check::fail("certificate", error, "see docs/deployment.md for tokens"),
         ConfigError::Read(..) | ConfigError::Spec(..) | ConfigError::Invalid(_) => {
             Check::fail("settings", error, "see docs/deployment.md for the keys")
         }
@@ -53,6 +58,53 @@ fn data(agent: &Agent) -> Check {
     match empty {
         None => Check::ok("data", finding),
         Some(member) => Check::warn("data", finding, format!("{} has no samples: give it some, or leave it out", member.name)),
+    }
+}
+
+/// The agent's own certificate, at a time of this machine's clock.
+fn certificate(agent: &Agent, now: u64) -> Check {
+    let own = match &agent.dial {
+        Dial::Tcp { tls: Some(tls), .. } => tls.now().own.clone(),
+        Dial::Tcp { tls: None, .. } | Dial::Pipe(_) => None,
+    };
+    match own {
+        Some(own) => judged(&own, agent.identity.as_ref().map(Identity::renew_at), now),
+        None => {
+            let todo = "on a network, get a token with `tessera enrol NAME` and give it with `tessera client --token`";
+            Check::warn("certificate", "none: the connection is plaintext", todo)
+        }
+    }
+}
+
+/// A certificate that is renewed at `renew`, or never by itself.
+fn judged(own: &Own, renew: Option<u64>, now: u64) -> Check {
+    let name = "certificate";
+    let (facts, ends) = (&own.facts, when(own.facts.ends));
+    let serves = if facts.names.is_empty() { String::new() } else { format!(" for {}", facts.names.join(", ")) };
+    let (from, another) = match &own.origin {
+        Origin::File(file) => (file, "put a new one in its place, and start the agent again".to_owned()),
+        Origin::Identity(dir) => {
+            let todo = format!("get a new token with `tessera enrol {}` and give it with `tessera client --token`", facts.name);
+            (dir, todo)
+        }
+    };
+    let finding = format!("{}{serves}, in {}", if facts.name.is_empty() { "no name" } else { &facts.name }, from.display());
+    if facts.ends <= now {
+        return Check::fail(name, format!("{finding}: ended {ends}"), another);
+    }
+    if facts.begins > now {
+        let finding = format!("{finding}: begins {}, and this clock says {}", when(facts.begins), when(now));
+        return Check::fail(name, finding, "set the clock of this machine");
+    }
+    match renew {
+        Some(renew) if renew <= now => Check::warn(
+            name,
+            format!("{finding}: ends {ends}, a renewal is due"),
+            "start the agent before then: it renews it at once",
+        ),
+        Some(renew) => Check::ok(name, format!("{finding}: ends {ends}, renewed after {}", when(renew))),
+        None if facts.ends - now < SOON => Check::warn(name, format!("{finding}: ends {ends}"), another),
+        None => Check::ok(name, format!("{finding}: ends {ends}")),
     }
 }
 
@@ -147,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_judged_by_their_dates() {
+        use tessera_client::identity::Facts;
+        let facts = Facts { name: "north".into(), names: vec!["ward-*".into()], begins: 1_000, ends: SOON + 5_000 };
+        let own = Own { facts, origin: Origin::File("a.pem".into()) };
+        let of = |renew, now| judged(&own, renew, now);
+        assert_eq!(of(None, 2_000).finding, "north for ward-*, in a.pem: ends 1970-01-15T00:00:05Z");
+        assert_eq!(of(None, 6_000).todo, "put a new one in its place, and start the agent again");
+        assert!(of(None, SOON + 5_000).finding.ends_with(": ended 1970-01-15T00:00:05Z"));
+        assert!(of(None, 0).finding.ends_with(": begins 1970-01-01T00:00:01Z, and this clock says 1970-01-01T00:00:00Z"));
+        assert_eq!((of(Some(9_000), 6_000).verdict, of(Some(9_000), 9_000).verdict), (Verdict::Ok, Verdict::Warn));
+        let enrolled = Own { origin: Origin::Identity("d".into()), ..own.clone() };
+        let ended = judged(&enrolled, Some(0), SOON + 5_000);
+        assert!(ended.verdict == Verdict::Fail && ended.todo.contains("`tessera enrol north`"), "{ended:?}");
+    }
+
+    #[test]
     fn finished_answers_are_counted_by_run() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(outbox(&dir.path().join("none"))[0].finding, "no finished answers wait");
@@ -178,6 +246,7 @@ mod tests {
         fs::write(dir.path().join("d/dataset.toml"), set).unwrap();
         let checks = examine(&dir.path().join("agent.toml")).await;
         assert_eq!(names(&checks, Verdict::Fail), ["coordinator"], "{checks:?}");
+        assert!(names(&checks, Verdict::Warn).contains(&"certificate"), "{checks:?}");
         let found = checks.iter().find(|c| c.name == "data").unwrap();
         assert_eq!(found.finding, "1 member: m (2 to train, 0 to evaluate)");
     }

@@ -22,6 +22,26 @@ pub(super) fn private(name: &str, dir: &Path) -> Check {
     }
 }
 
+/// Checks that a key, which is there, may be read by its owner only.
+#[cfg(feature = "server")]
+pub(super) fn key(path: &Path) -> Check {
+    let (name, shown) = ("key", path.display());
+    match fs::metadata(path) {
+        Err(error) => Check::fail(name, format!("{shown}: {error}"), "see that this user may look at it"),
+        Ok(metadata) => match others_may(&metadata) {
+            None => Check::ok(name, format!("{shown} is private")),
+            Some(mode) => {
+                let finding = format!("{shown} is open to other users of this machine (mode {mode:03o})");
+                Check::fail(
+                    name,
+                    finding,
+                    format!("chmod 600 {shown}, and make new ones: `tessera certificates rotate --authority`"),
+                )
+            }
+        },
+    }
+}
+
 /// The mode, if somebody else than the owner may do anything.
 #[cfg(unix)]
 fn others_may(metadata: &fs::Metadata) -> Option<u32> {
@@ -134,6 +154,20 @@ mod tests {
         assert_eq!(private("folder", &dir.path().join("none")).verdict, Verdict::Fail);
         fs::write(dir.path().join("file"), b"").unwrap();
         assert!(private("folder", &dir.path().join("file")).finding.contains("no folder"));
+    }
+
+    #[cfg(all(unix, feature = "server"))]
+    #[test]
+    fn a_key_that_others_may_read_fails() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.key");
+        assert_eq!(key(&path).verdict, Verdict::Fail, "it is not there");
+        fs::write(&path, "k").unwrap();
+        for (mode, verdict) in [(0o600, Verdict::Ok), (0o400, Verdict::Ok), (0o640, Verdict::Fail), (0o604, Verdict::Fail)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(key(&path).verdict, verdict, "{mode:o}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the disk works.
 
 use super::{Check, Verdict, coordinator, disk, runs};
+use crate::audit::Fault;
 use crate::cli::{plural, size};
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -46,8 +47,42 @@ pub(super) async fn examine(dir: &Path, admin: Option<String>, deep: bool) -> Ve
     checks.push(store(dir, running));
     checks.extend(runs::journals(&dir.join("runs"), running));
     checks.extend(runs::blobs(&dir.join("blobs"), deep));
+    checks.extend(identity(&dir.join("identity")));
+    checks.extend(audit(&dir.join("audit.log")));
     checks.extend(leftovers(dir));
     checks
+}
+
+/// The coordinator's own keys; there are none in plaintext, or with files of others.
+fn identity(dir: &Path) -> Vec<Check> {
+    if !dir.exists() {
+        return Vec::new();
+    }
+    let keys = ["authority.key", "server.key"].map(|name| dir.join(name));
+    let present = keys.iter().filter(|path| path.exists());
+    let mut checks: Vec<Check> =
+        std::iter::once(disk::private("identity", dir)).chain(present.map(|path| disk::key(path))).collect();
+    let missing: Vec<&str> =
+        ["authority.pem", "authority.key", "registry.json"].into_iter().filter(|name| !dir.join(name).exists()).collect();
+    if !missing.is_empty() && missing.len() < 3 {
+        let todo = "restore it from a backup: the coordinator does not start without it";
+        checks.push(Check::fail("identity files", format!("{} lacks {}", dir.display(), missing.join(", ")), todo));
+    }
+    checks
+}
+
+/// The chain of the audit log.
+fn audit(path: &Path) -> Option<Check> {
+    let name = "audit log";
+    Some(match crate::audit::verify(path, None) {
+        Ok(whole) => Check::ok(name, format!("{}, the last with hash {}", plural(whole.head.lines, "line"), whole.head.hash)),
+        Err(Fault::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(Fault::Io(error)) => Check::fail(name, format!("{}: {error}", path.display()), "see that this user may read it"),
+        Err(Fault::Broken(broken)) => {
+            let finding = format!("{} is not what was written: {broken}", path.display());
+            Check::fail(name, finding, "somebody or the disk changed it: compare with a copy, and ask who may write there")
+        }
+    })
 }
 
 /// True if a coordinator holds the folder's lock.
@@ -231,7 +266,9 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(server.run(async { drop(stopped.await) }));
         let checks = examine(&dir, None, true).await;
-        assert!(checks.iter().all(|c| c.verdict == Verdict::Ok), "{checks:?}");
+        let mut rest = checks.iter().filter(|c| c.name != "its certificate");
+        assert!(rest.all(|c| c.verdict == Verdict::Ok), "{checks:?}");
+        assert_eq!(of(&checks, "its certificate").verdict, Verdict::Warn, "it serves plaintext");
         assert!(of(&checks, "coordinator").finding.contains("answers at"), "{checks:?}");
         assert_eq!(of(&checks, "index").finding, "in use, not opened");
         stop.send(()).unwrap();
@@ -243,6 +280,20 @@ mod tests {
         assert_eq!(of(&checks, "format").finding, format::CURRENT.to_string());
         let asked = examine(&dir, Some(dir.join("none.sock").display().to_string()), false).await;
         assert_eq!(of(&asked, "coordinator").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn an_audit_log_that_was_changed_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        assert_eq!(audit(&path), None);
+        let entry = tessera_common::audit::Entry { who: "north".into(), ..Default::default() };
+        let (line, _) = tessera_common::audit::Head::default().append(entry);
+        fs::write(&path, format!("{line}\n")).unwrap();
+        assert_eq!(audit(&path).unwrap().verdict, Verdict::Ok);
+        fs::write(&path, format!("{}\n", line.replace("north", "sorth"))).unwrap();
+        let check = audit(&path).unwrap();
+        assert!(check.verdict == Verdict::Fail && check.finding.contains("line 1: "), "{check:?}");
     }
 
     #[test]

@@ -3,16 +3,16 @@
 use super::Check;
 use super::coordinator::{clock, now_ms};
 use hyper_util::rt::TokioIo;
-use std::error::Error;
 use std::time::Duration;
 use tessera_client::config::Dial;
+use tessera_client::identity::{Facts, Way, causes, explain_tls, when};
 use tessera_common::id::Digest;
 use tessera_proto::convert::digest_bytes;
 use tessera_proto::v1::UploadStatusRequest;
 use tessera_proto::v1::federation_client::FederationClient;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest that each step may take.
@@ -39,19 +39,20 @@ pub(super) async fn examine(dial: &Dial) -> Vec<Check> {
     let stream: Box<dyn Io> = match tls {
         None => Box::new(stream),
         Some(tls) => {
+            let current = tls.now();
+            let way = Way { address: address.clone(), host: host.clone(), own: current.own.clone() };
             let handshake = async {
                 let name = ServerName::try_from(host.clone()).map_err(|e| causes(&e))?;
-                tokio_rustls::TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| causes(&e))
+                let connector = tokio_rustls::TlsConnector::from(current.config.clone());
+                connector.connect(name, stream).await.map_err(|e| explain_tls(&e, &way).unwrap_or_else(|| causes(&e)))
             };
             match within(handshake).await {
                 Ok(stream) => {
-                    checks.push(Check::ok("TLS", format!("the authority in [tls] ca vouches for {host}")));
+                    checks.push(vouched(host, stream.get_ref().1.peer_certificates().and_then(|chain| chain.first())));
                     Box::new(stream)
                 }
                 Err(why) => {
-                    let todo =
-                        format!("give the authority that signed the coordinator's certificate, and see that {host} is in it");
-                    checks.push(Check::fail("TLS", why, todo));
+                    checks.push(Check::fail("TLS", why, format!("{host} must be a name in the coordinator's certificate")));
                     return checks;
                 }
             }
@@ -74,18 +75,11 @@ async fn within<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, S
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(format!("it takes longer than {LIMIT:?}")))
 }
 
-/// An error with its causes: "transport error" alone helps nobody.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.downcast_ref::<tonic::Status>().map_or_else(|| error.to_string(), |s| s.message().to_owned());
-        if !text.is_empty() && text != "transport error" && !parts.iter().any(|part| part.contains(&text)) {
-            parts.push(text);
-        }
-        next = error.source();
-    }
-    parts.join(": ")
+/// A certificate that was found right.
+fn vouched(host: &str, certificate: Option<&CertificateDer<'_>>) -> Check {
+    let what = certificate.and_then(|der| Facts::of(der).ok());
+    let about = what.map_or_else(String::new, |f| format!(": it has {}, and ends {}", f.names.join(", "), when(f.ends)));
+    Check::ok("TLS", format!("an authority that this agent trusts vouches for {host}{about}"))
 }
 
 /// Asks for a blob that nobody has; how far the coordinator's clock is ahead of ours in ms, if it says.

@@ -1,4 +1,4 @@
-//! Where the admin interface is: a socket, or an address on this machine.
+//! Where the admin interface is: a socket, or an address on this machine. Elsewhere takes a certificate.
 
 use crate::cli::invalid;
 use anyhow::Result;
@@ -15,7 +15,7 @@ pub(crate) enum Place {
 }
 
 /// True for `host:port`, with a name or a number as host.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     !host.is_empty() && !host.contains(['/', '\\']) && port.parse::<u16>().is_ok()
 }
@@ -32,7 +32,8 @@ pub(crate) async fn place(text: &str) -> Result<Place> {
     let (mut loopback, elsewhere): (Vec<SocketAddr>, Vec<SocketAddr>) = found.partition(|a| a.ip().is_loopback());
     if loopback.is_empty() {
         let elsewhere: Vec<String> = elsewhere.iter().map(ToString::to_string).collect();
-        let why = "operators connect by the socket of the coordinator, or on loopback, such as 127.0.0.1:7444";
+        let why = "from another machine connect with a certificate, --identity DIR, which `tessera join` makes; without one by \
+                   the coordinator's socket, or on loopback, such as 127.0.0.1:7444";
         return Err(invalid(format!("--admin {text} is not on this machine ({}): {why}", elsewhere.join(", "))));
     }
     // 127.0.0.1 before ::1, so that both ends choose alike
@@ -60,6 +61,6 @@ mod tests {
     #[tokio::test]
     async fn other_machines_are_refused() {
         let error = place("192.0.2.1:7443").await.unwrap_err().to_string();
-        assert!(error.starts_with("--admin 192.0.2.1:7443 is not on this machine"), "{error}");
+        assert!(error.starts_with("--admin 192.0.2.1:7443 is not on this machine") && error.contains("--identity"), "{error}");
     }
 }

@@ -1,9 +1,10 @@
-//! Talking to the admin interface of a coordinator on this machine.
+//! Talking to the admin interface of a coordinator: on this machine, or elsewhere with a certificate.
 
 use super::address::{Place, place};
 use crate::cli::{Kind, failure};
 use anyhow::Result;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tessera_proto::MAX_MESSAGE_BYTES;
 use tessera_proto::v1::admin_client::AdminClient;
@@ -19,12 +20,36 @@ pub(crate) const DEFAULT_ADMIN: &str = "tessera-data/admin.sock";
 /// Where the admin interface is, and how to print.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The coordinator's admin socket, or host:port of its admin interface on loopback.
-    #[arg(long, global = true, env = "TESSERA_ADMIN", default_value = DEFAULT_ADMIN)]
-    pub(crate) admin: String,
+    /// The coordinator's admin socket, or host:port of its admin interface on loopback; with --identity, where agents
+    /// connect, if not where the identity comes from [default: tessera-data/admin.sock].
+    #[arg(long, global = true, value_name = "PATH|ADDRESS", env = "TESSERA_ADMIN")]
+    admin: Option<String>,
+    /// Folder with the certificate of an observer or an admin, as `tessera join` makes it: for coordinators elsewhere.
+    #[arg(long, global = true, value_name = "DIR", env = "TESSERA_IDENTITY")]
+    identity: Option<PathBuf>,
     /// Print JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+impl Target {
+    /// Connects to the admin interface: on this machine, or with a certificate.
+    pub(crate) async fn connect(&self) -> Result<AdminClient<Channel>> {
+        match &self.identity {
+            None => connect(self.admin.as_deref().unwrap_or(DEFAULT_ADMIN)).await,
+            Some(dir) => elsewhere(dir, self.admin.as_deref()).await,
+        }
+    }
+}
+
+#[cfg(feature = "client")]
+async fn elsewhere(identity: &Path, admin: Option<&str>) -> Result<AdminClient<Channel>> {
+    super::elsewhere::connect(identity, admin).await
+}
+
+#[cfg(not(feature = "client"))]
+async fn elsewhere(_: &Path, _: Option<&str>) -> Result<AdminClient<Channel>> {
+    Err(crate::cli::invalid("--identity: this build has no client; use one with the feature `client`"))
 }
 
 /// Connects to the admin interface of a coordinator on this machine.
@@ -49,7 +74,11 @@ pub(crate) async fn connect(address: &str) -> Result<AdminClient<Channel>> {
         let text = format!("no coordinator answers at {address} ({why}); start one, or name its admin interface with --admin");
         failure(Kind::Unreachable, text)
     })?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(client(channel))
+}
+
+pub(super) fn client(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// The first address that answers, or why the last one does not.

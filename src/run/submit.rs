@@ -12,7 +12,7 @@ const OF_SIMULATE: [&str; 2] = ["data", "method"];
 ///
 /// # Errors
 /// Names the file, and what in it is not valid.
-pub(super) fn read(path: &Path, set: &[String]) -> Result<RunSpec> {
+pub(crate) fn read(path: &Path, set: &[String]) -> Result<RunSpec> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| invalid(format!("{shown}: {e}")))?;
     understand(&shown, &text, set)

@@ -1,6 +1,6 @@
 //! Following a run on the screen, over restarts of its coordinator too.
 
-use super::admin::{Target, connect, status};
+use super::admin::{Target, status};
 use super::show::{digest_text, resting, resting_json, value};
 use crate::cli::{self, Failure, Kind, failure, one_line, plural, print, size};
 use anyhow::Result;
@@ -70,7 +70,7 @@ fn passes(error: &anyhow::Error) -> bool {
 impl Watch {
     /// Prints what happens until the run or the connection ends.
     async fn listen(&mut self, target: &Target, run: &str) -> Result<()> {
-        let mut admin = connect(&target.admin).await?;
+        let mut admin = target.connect().await?;
         let request = WatchRunRequest { run: run.to_owned(), after: self.after };
         let mut stream = admin.watch_run(request).await.map_err(status)?.into_inner();
         self.met = true;

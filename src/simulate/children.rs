@@ -87,7 +87,9 @@ impl Children {
         let work = tempfile::Builder::new().prefix("tessera-").tempdir().context("cannot make a folder for temporary files")?;
         let logs = plan.out.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        certificates(work.path())?;
+        let deal = plan.deal();
+        let agents: Vec<String> = (0..deal.len()).map(|i| format!("agent-{i}")).collect();
+        certificates(work.path(), &agents)?;
         let admin = work.path().join("admin.sock");
         let path = |name: &str| work.path().join(name).display().to_string();
         let arguments = |listen: &str| {
@@ -122,8 +124,7 @@ impl Children {
             tokio::spawn(supervise(recipe, child, stopping.clone(), restarted.clone(), report.clone()))
         };
         let mut supervisors = vec![supervise(coordinator, first)];
-        for (i, members) in plan.deal().into_iter().enumerate() {
-            let name = format!("agent-{i}");
+        for (name, members) in agents.into_iter().zip(deal) {
             let config = agent_config(plan, work.path(), &name, &address, &members)?;
             let recipe = Recipe {
                 name: name.clone(),
@@ -228,43 +229,44 @@ fn agent_config(plan: &Plan, work: &Path, name: &str, coordinator: &str, members
     let members = members.iter().map(|m| m.parse()).collect::<Result<_, _>>().map_err(invalid)?;
     let manifest = fs::canonicalize(plan.out.join("partition.json"))?;
     let config = AgentConfig {
-        name: name.parse::<AgentName>().map_err(invalid)?,
-        coordinator: coordinator.to_owned(),
-        tls: Some(TlsFiles { ca: work.join("ca.pem"), cert: work.join("agent.pem"), key: work.join("agent.key") }),
+        coordinator: Some(coordinator.to_owned()),
+        tls: Some(TlsFiles {
+            ca: work.join("ca.pem"),
+            cert: work.join(format!("{name}.pem")),
+            key: work.join(format!("{name}.key")),
+        }),
         threads: plan.threads,
-        device: "auto".into(),
         state_dir: Some(work.join("state").join(name)),
-        member: Vec::new(),
         partition: Some(PartitionConfig { manifest, members }),
+        ..AgentConfig::new(name.parse::<AgentName>().map_err(invalid)?)
     };
     let path = work.join(format!("{name}.toml"));
     fs::write(&path, toml::to_string(&config)?)?;
     Ok(path.display().to_string())
 }
 
-/// A throw-away authority with a certificate for the coordinator and one for the agents.
-fn certificates(folder: &Path) -> Result<()> {
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+/// A throw-away authority with a certificate for the coordinator and one for each agent, which may serve any member.
+fn certificates(folder: &Path, agents: &[String]) -> Result<()> {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
     let authority_key = KeyPair::generate()?;
     let mut authority = CertificateParams::new(Vec::<String>::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    authority.distinguished_name.push(rcgen::DnType::CommonName, "Tessera simulation");
+    authority.distinguished_name.push(DnType::CommonName, "Tessera simulation");
     let authority_cert = authority.self_signed(&authority_key)?;
     let issuer = Issuer::new(authority, authority_key);
     fs::write(folder.join("ca.pem"), authority_cert.pem())?;
-    for (name, subject, usage) in [
-        ("server", vec!["127.0.0.1".to_owned(), "localhost".to_owned()], ExtendedKeyUsagePurpose::ServerAuth),
-        ("agent", vec!["agent".to_owned()], ExtendedKeyUsagePurpose::ClientAuth),
-    ] {
+    let leaf = |name: &str, subjects: &[&str], usage: ExtendedKeyUsagePurpose| -> Result<()> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(subject)?;
+        let mut params = CertificateParams::new(subjects.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         let cert = params.signed_by(&key, &issuer)?;
         fs::write(folder.join(format!("{name}.pem")), cert.pem())?;
-        write_private(&folder.join(format!("{name}.key")), &key.serialize_pem())?;
-    }
-    Ok(())
+        write_private(&folder.join(format!("{name}.key")), &key.serialize_pem())
+    };
+    leaf("server", &["127.0.0.1", "localhost"], ExtendedKeyUsagePurpose::ServerAuth)?;
+    agents.iter().try_for_each(|name| leaf(name, &["*"], ExtendedKeyUsagePurpose::ClientAuth))
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {

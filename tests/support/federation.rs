@@ -27,9 +27,13 @@ pub struct Setup {
     pub rounds: u32,
     /// Extra words for the coordinator.
     pub coordinator: &'static [&'static str],
+    /// Agents enrol with tokens and use TLS; plaintext if not.
+    pub secure: bool,
+    /// Units of each encoder's hidden layer: the size of the model.
+    pub hidden: u32,
 }
 
-pub const SMALL: Setup = Setup { members: 4, agents: 2, rounds: 3, coordinator: &[] };
+pub const SMALL: Setup = Setup { members: 4, agents: 2, rounds: 3, coordinator: &[], secure: false, hidden: 8 };
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +75,8 @@ pub struct Federation {
     pub agents: Vec<Option<Process>>,
     /// Every process starts with these fault points.
     pub everywhere: String,
+    /// What every process logs, if not the usual.
+    pub log_filter: Option<String>,
 }
 
 fn tessera() -> Command {
@@ -96,8 +102,8 @@ impl Federation {
         let output = output.await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let agents = (0..setup.agents).map(|_| None).collect();
-        let everywhere = String::new();
-        Self { dir, setup, address: None, dial: None, coordinator: None, agents, everywhere }
+        let (everywhere, log_filter) = (String::new(), None);
+        Self { dir, setup, address: None, dial: None, coordinator: None, agents, everywhere, log_filter }
     }
 
     /// A federation whose processes all run.
@@ -131,6 +137,7 @@ impl Federation {
     pub fn coordinator_words(&self) -> Vec<String> {
         let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".into());
         let mut words = vec!["-v".into(), "server".into(), "--with-parent".into(), "--listen".into(), listen];
+        words.extend((!self.setup.secure).then(|| "--plaintext".into()));
         words.extend(["--data-dir".into(), self.data().display().to_string()]);
         words.extend(["--admin".into(), self.admin_socket().display().to_string()]);
         words.extend(self.setup.coordinator.iter().map(|w| (*w).to_owned()));
@@ -147,6 +154,10 @@ impl Federation {
             }
             Victim::Agent(i) => {
                 let config = self.agent_config(i);
+                if self.setup.secure {
+                    self.give_identity(i).await;
+                }
+                self.logging(&mut command);
                 command.args(["-v", "client", "--with-parent", "--config"]).arg(config);
                 command.env("FAILPOINTS", self.points(points)).stderr(self.log(&format!("agent-{i}")));
                 let child = command.stdin(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
@@ -155,8 +166,56 @@ impl Federation {
         }
     }
 
+    fn logging(&self, command: &mut Command) {
+        if let Some(filter) = &self.log_filter {
+            command.env("TESSERA_LOG", filter);
+        }
+    }
+
+    /// Enrols an agent for the members that it serves, at its first start.
+    async fn give_identity(&self, i: usize) {
+        let identity = self.dir.path().join(format!("agent-{i}.state/identity"));
+        if identity.exists() {
+            return;
+        }
+        let mut words = Vec::new();
+        for name in self.served(i) {
+            words.extend(["--serves".to_owned(), name]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let token = self.enrol(&format!("agent-{i}"), &words).await;
+        let file = self.dir.path().join(format!("agent-{i}.token"));
+        std::fs::write(&file, token).unwrap();
+        let [file, identity] = [file, identity].map(|path| path.display().to_string());
+        self.tessera(&["join", "--token-file", &file, "--identity", &identity]).await.unwrap();
+    }
+
+    /// An operator's command on the coordinator's machine: what it prints, or what it says when it fails.
+    pub async fn tessera(&self, words: &[&str]) -> Result<String, String> {
+        let mut command = tessera();
+        command.args(words).env("TESSERA_ADMIN", self.admin_socket()).env("TESSERA_DATA_DIR", self.data());
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = self.within(&words.join(" "), output).await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// A token for `name`.
+    pub async fn enrol(&self, name: &str, more: &[&str]) -> String {
+        let words: Vec<&str> = ["enrol", name].into_iter().chain(more.iter().copied()).collect();
+        self.tessera(&words).await.unwrap().trim().to_owned()
+    }
+
+    /// Uses a token; the folder of the identity that it gave.
+    pub async fn join(&self, token: &str, name: &str) -> PathBuf {
+        let dir = self.dir.path().join(format!("{name}.identity"));
+        self.tessera(&["join", token, "--identity", &dir.display().to_string()]).await.unwrap();
+        dir
+    }
+
     /// Starts a coordinator by `command`, and waits until it listens or is dead.
     pub async fn launch_coordinator(&mut self, mut command: Command, points: &str) {
+        self.logging(&mut command);
         command.env("FAILPOINTS", self.points(points)).stderr(self.log("coordinator"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut line = String::new();
@@ -168,8 +227,7 @@ impl Federation {
     }
 
     fn agent_config(&self, i: usize) -> PathBuf {
-        let members: Vec<String> =
-            self.names().into_iter().skip(i).step_by(self.setup.agents).map(|n| format!("{n:?}")).collect();
+        let members: Vec<String> = self.served(i).into_iter().map(|n| format!("{n:?}")).collect();
         let dial = self.dial.clone().or_else(|| self.address.clone()).expect("the coordinator has listened");
         let text = format!(
             "name = \"agent-{i}\"\ncoordinator = \"{dial}\"\nthreads = 1\nstate_dir = \"agent-{i}.state\"\n\
@@ -179,6 +237,11 @@ impl Federation {
         let path = self.dir.path().join(format!("agent-{i}.toml"));
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Names of the members that an agent serves.
+    fn served(&self, i: usize) -> Vec<String> {
+        self.names().into_iter().skip(i).step_by(self.setup.agents).collect()
     }
 
     /// Names of all members, and of the one that has the test samples.
@@ -215,11 +278,11 @@ impl Federation {
     }
 
     pub fn spec(&self) -> String {
-        let Setup { members, rounds, .. } = self.setup;
+        let Setup { members, rounds, hidden, .. } = self.setup;
         format!(
             "version = 1\nname = \"faults\"\nseed = 3\nrounds = {rounds}\n\
              task = {{ kind = \"classify\", classes = 10, modalities = {{ left = 32, right = 32 }} }}\n\
-             model = {{ hidden = 8 }}\ntrain = {{ epochs = 1 }}\n\
+             model = {{ hidden = {hidden} }}\ntrain = {{ epochs = 1 }}\n\
              cohort = {{ members = {members}, size = {members}, deadline = \"10m\", retries = 20 }}\nevaluate = {{ every = 2 }}\n"
         )
     }

@@ -132,6 +132,14 @@ impl Dataset {
         build::build(&Folder::Path(folder), &file)
     }
 
+    /// A data set whose files, one of them `dataset.toml`, lie in memory: their names and bytes.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_files(files: &[(&str, &[u8])]) -> Result<Self, DataError> {
+        build::build(&Folder::Embedded(files), "dataset.toml")
+    }
+
     /// A data set that comes with Tessera: [`BUILTIN`].
     ///
     /// `digits` is part of the binary. `mfeat` is not (5 MB) and is read from `deploy/data/mfeat` below the current

@@ -2,6 +2,7 @@
 
 use super::EVALUATOR;
 use std::path::{Path, PathBuf};
+use tessera_common::id::excerpt;
 use tessera_common::spec::SpecError;
 
 /// What is wrong with a data set, a partition or a manifest.
@@ -83,8 +84,11 @@ pub(super) struct Flaw {
     pub(super) why: String,
 }
 
+/// Longest text of a flaw and of its place, in bytes: both quote the file.
+const SHOWN: usize = 2000;
+
 impl Flaw {
     pub(super) fn new(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { place: place.into(), why: why.into() }
+        Self { place: excerpt(&place.into(), SHOWN), why: excerpt(&why.into(), SHOWN) }
     }
 }

@@ -2,19 +2,16 @@
 
 use super::entries::{Entry, Stage};
 use super::link::{Link, Unsent};
+use super::refusal::is_final;
 use super::{CAUGHT_UP, Session};
+use crate::audit;
 use crate::fault::point;
 use crate::outbox::Key;
 use crate::worker::Finished;
 use tessera_common::id::AssignmentId;
 use tessera_proto::convert::{member_name, run_id};
 use tessera_proto::v1;
-use tonic::{Code, Status};
-
-/// The coordinator will say the same again: the answer is given up, not the connection, which serves other members too.
-fn is_final(status: &Status) -> bool {
-    matches!(status.code(), Code::ResourceExhausted | Code::InvalidArgument | Code::PermissionDenied | Code::OutOfRange)
-}
+use tonic::Status;
 
 impl Session {
     pub(super) fn finished(&mut self, finished: Finished, link: &mut Link) -> Result<(), Status> {
@@ -40,6 +37,7 @@ impl Session {
             }
             Err(reason) => {
                 tracing::error!(%run, %member, round = assignment.round, reason, "an assignment failed");
+                self.audit.note(audit::about("fail", run, &assignment, reason.clone()));
                 self.entries.remove(&key);
                 link.fail(run, member, id, reason)
             }
@@ -51,17 +49,23 @@ impl Session {
     pub(super) fn send_waiting(&mut self, link: &mut Link) {
         let served = |e: &Entry| self.agent.members.contains_key(&e.assignment.member);
         let waiting = |e: &Entry| e.given != self.connection && served(e);
-        let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| waiting(e)).map(|(key, _)| key.clone()).collect();
+        // the policy may have changed since: without the run's spec nobody knows, and such an answer waits
+        let allowed = |key: &Key, e: &Entry| self.agent.policy.is_open() || self.still_allowed(&key.0, e);
+        let keys: Vec<Key> =
+            self.entries.iter().filter(|(key, e)| waiting(e) && allowed(key, e)).map(|(key, _)| key.clone()).collect();
         keys.iter().for_each(|key| self.send(key, link));
     }
 
     /// Sends an answer if it is there. One that is on its way is sent once more when it has gone: the coordinator has asked
     /// for it after it may have seen it.
     pub(super) fn send(&mut self, key: &Key, link: &mut Link) {
-        let Some(Entry { stage: Stage::Done(done), .. }) = self.entries.get_mut(key) else { return };
+        let Some(Entry { stage: Stage::Done(done), assignment, .. }) = self.entries.get_mut(key) else { return };
         done.again = done.sending == self.connection;
         if !done.again {
             done.sending = self.connection;
+            // before it leaves, for what has left without a word here cannot be told any more
+            let entry = audit::about("send", &key.0, assignment, "ok");
+            self.audit.note(audit::Entry { digest: done.update.blob, ..entry });
             link.answer(key.clone(), done, self.outbox.clone());
         }
     }
@@ -105,8 +109,14 @@ impl Session {
         } else {
             tracing::warn!(%run, %member, %assignment, reason = verdict.reason, "the coordinator refused this answer");
         }
+        let key = (run, assignment);
+        if let Some(entry) = self.entries.get(&key) {
+            let text = if verdict.accepted { "ok" } else { &verdict.reason };
+            let digest = entry.blob();
+            self.audit.note(audit::Entry { digest, ..audit::about("verdict", &key.0, &entry.assignment, text) });
+        }
         point("agent/verdict-before-remove");
-        self.forget(&(run, assignment));
+        self.forget(&key);
         point("agent/verdict-after-remove");
         Ok(())
     }

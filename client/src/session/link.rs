@@ -35,6 +35,8 @@ const SILENT: Duration = Duration::from_secs(2);
 pub(super) enum Transfer {
     Fetched(Key, Result<Box<Job>, Status>),
     Sent(Key, Result<(), Unsent>),
+    /// The certificate; true if there is a new one.
+    Renewed(Result<bool, Status>),
 }
 
 /// Why an answer was not sent.
@@ -53,6 +55,8 @@ pub(super) struct Link {
     pub(super) transfers: JoinSet<Transfer>,
     queue: mpsc::Sender<Up>,
     uploads: Arc<Semaphore>,
+    /// The certificate is being renewed.
+    pub(super) renewing: bool,
     /// Number of the last message that came.
     last: u64,
     /// Heartbeats that came.
@@ -68,7 +72,7 @@ impl Link {
     pub(super) fn new(channel: Channel, heard: Heard) -> (Self, impl Stream<Item = AgentMessage> + Send + 'static) {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (transfers, uploads) = (JoinSet::new(), Arc::new(Semaphore::new(UPLOADS)));
-        let link = Self { channel, transfers, queue, uploads, last: 0, beats: 0, heard, bytes: 0, silent: 0 };
+        let link = Self { channel, transfers, queue, uploads, renewing: false, last: 0, beats: 0, heard, bytes: 0, silent: 0 };
         (link, numbered(messages))
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::Dial;
 use crate::data::{Modality, Samples};
 use crate::outbox::MOST_STARTS;
+use crate::policy::Policy;
 use crate::task::MemberData;
 use scripted::{Conversation, Coordinator, accepted};
 use std::path::Path;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use tessera_common::round::Work;
 use tessera_proto::convert::wire_assignment;
 
+mod refused;
 mod scripted;
 
 const RUN: &str = "first";
@@ -35,6 +37,8 @@ fn agent(dial: Dial, state: Option<&Path>, scale: f32) -> Agent {
     Agent {
         name: "agent".parse().unwrap(),
         dial,
+        identity: None,
+        policy: Policy::default(),
         members: [("north".parse().unwrap(), Arc::new(data(scale)))].into(),
         threads: 1,
         device: crate::device::open("cpu").unwrap(),

@@ -89,3 +89,20 @@ fn the_public_safetensors_crate_reads_our_files() {
     assert_eq!(set.layout().blocks(), ["head"]);
     assert_eq!(set.section("proto/").count(), 1);
 }
+
+#[test]
+fn hostile_headers_are_refused_in_short() {
+    let parse = |json: &str| {
+        let mut header = (json.len() as u64).to_le_bytes().to_vec();
+        header.extend_from_slice(json.as_bytes());
+        Layout::parse(&header, header.len() as u64, &Limits::default()).unwrap_err().to_string()
+    };
+    let shape = "0,".repeat(1 << 20);
+    let error = parse(&format!(r#"{{"a":{{"dtype":"F32","shape":[{shape}0],"data_offsets":[0,0]}}}}"#));
+    assert!(error.contains("more than 64 dimensions"), "{error}");
+    let name = "x".repeat(1 << 20);
+    assert!(parse(&format!(r#"{{"a":{{"{name}":1}}}}"#)).len() < 600);
+    let error = parse(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#);
+    assert!(error.contains("size of the tensors"), "{error}");
+    assert!(Layout::header_len([0xff; 8], &Limits::default()).unwrap_err().to_string().contains("header length"));
+}

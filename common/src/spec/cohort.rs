@@ -1,7 +1,7 @@
 //! Who is asked, how long one waits, and when the global is evaluated.
 
 use super::{Check, SpecError, units};
-use crate::id::MemberName;
+use crate::id::{MAX_NAME, MemberName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -43,6 +43,11 @@ pub struct CohortSpec {
     /// Only these members take part; all if empty.
     #[serde(default)]
     pub only: Vec<MemberName>,
+    /// Only members with one of these labels take part; all if empty. The coordinator's operator gives labels to members
+    /// when they enrol.
+    // left out while empty: specs that older versions stored stay what they were
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 /// What becomes of work that is not back when its round closes.
@@ -105,7 +110,16 @@ impl CohortSpec {
             "cohort.only",
             self.only.is_empty() || self.only.len() >= self.members,
             "names fewer members than cohort.members asks for",
-        )
+        )?;
+        let visible = |label: &String| label.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        let labels = self.labels.iter().all(|label| (1..=MAX_NAME).contains(&label.len()) && visible(label));
+        check("cohort.labels", labels, "a label is 1 to 64 visible ASCII characters without a comma, such as region=eu")?;
+        check("cohort.labels", self.labels.len() <= 100, "names more than 100 labels")
+    }
+
+    /// True if a member with these labels may take part, as far as labels go.
+    pub fn admits(&self, labels: &[String]) -> bool {
+        self.labels.is_empty() || labels.iter().any(|label| self.labels.contains(label))
     }
 }
 
@@ -122,5 +136,33 @@ pub struct EvaluateSpec {
 impl Default for EvaluateSpec {
     fn default() -> Self {
         Self { every: 10, members: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::RunSpec;
+
+    fn spec(cohort: &str) -> Result<RunSpec, String> {
+        let task = "task = { kind = \"classify\", classes = 2, modalities = { a = 2 } }";
+        RunSpec::from_toml(&format!(
+            "version = 1\nname = \"x\"\nrounds = 1\n{task}\ncohort = {{ members = 1, size = 1{cohort} }}"
+        ))
+        .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn labels_admit_and_are_left_out_of_specs_without_them() {
+        let plain = spec("").unwrap();
+        assert!(!plain.to_toml().contains("labels"), "specs of older versions stay what they were");
+        assert!(plain.cohort.admits(&[]) && plain.cohort.admits(&["x".into()]));
+        let some = spec(", labels = [\"region=eu\", \"icu\"]").unwrap();
+        assert_eq!(RunSpec::from_toml(&some.to_toml()).unwrap(), some);
+        let admits = |labels: &[&str]| some.cohort.admits(&labels.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>());
+        assert!(admits(&["icu"]) && admits(&["x", "region=eu"]) && !admits(&[]) && !admits(&["region=us"]));
+        for bad in ["", "a b", "a,b", &"x".repeat(65)] {
+            let error = spec(&format!(", labels = [\"{bad}\"]")).unwrap_err();
+            assert!(error.contains("cohort.labels"), "{error}");
+        }
     }
 }

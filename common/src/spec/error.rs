@@ -1,5 +1,11 @@
 //! Errors of specs, with the nearest valid name.
 
+use crate::id::excerpt;
+
+/// Longest text of an error about a document, and longest name in it, in bytes: the document may be anybody's.
+const SHOWN: usize = 2000;
+const SHOWN_NAME: usize = 100;
+
 /// What is wrong with a spec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -28,10 +34,12 @@ pub enum SpecError {
     },
 }
 
-/// The candidate that `name` most likely means, if any is near.
+/// The candidate that `name` most likely means, if any is near. Nothing is near a name of more than 100 bytes, and no
+/// candidate of that length is: comparing takes the product of both lengths.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
+        .filter(|c| name.len().max(c.len()) <= SHOWN_NAME)
         .map(|c| (strsim::jaro_winkler(name, c), c))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -47,12 +55,18 @@ pub(crate) fn hint(name: &str, valid: &[&str]) -> String {
 impl SpecError {
     /// `key` has a value that cannot be right.
     pub fn invalid(key: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Invalid { key: key.into(), why: why.into() }
+        Self::Invalid { key: excerpt(&key.into(), SHOWN), why: excerpt(&why.into(), SHOWN) }
+    }
+
+    /// The text is not what TOML or a table wants; `why` as the parser says it.
+    pub fn syntax(why: &str) -> Self {
+        Self::Syntax(excerpt(why.trim_end(), SHOWN))
     }
 
     /// `value` is not one of the names in a table, such as the strategies.
     pub fn unknown_name(key: &str, value: &str, valid: &[&str]) -> Self {
-        Self::invalid(key, format!("there is no {value:?}; {}", hint(value, valid)))
+        let value = excerpt(value, SHOWN_NAME);
+        Self::invalid(key, format!("there is no {value:?}; {}", hint(&value, valid)))
     }
 
     /// Leaves out lines of a text that the user has never seen.
@@ -91,15 +105,16 @@ impl SpecError {
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         let kind = ["unknown field", "unknown variant"].into_iter().find(|k| message.starts_with(k));
         let (Some(kind), Some((name, valid))) = (kind, quoted.split_first()) else {
-            return Self::Syntax(error.to_string().trim_end().to_owned());
+            return Self::syntax(&error.to_string());
         };
         let shown = error.to_string();
         let position = shown.split("line ").nth(1).and_then(|t| t.split(',').next()).map(|n| format!(" at line {n}"));
         let position = position.unwrap_or_default();
         if kind == "unknown field" {
-            Self::UnknownKey { key: (*name).to_owned(), section: String::new(), position, hint: hint(name, valid) }
+            let (key, hint) = (excerpt(name, SHOWN_NAME), excerpt(&hint(name, valid), SHOWN));
+            Self::UnknownKey { key, section: String::new(), position, hint }
         } else {
-            Self::Invalid { key: (*name).to_owned(), why: format!("no such value{position}; {}", hint(name, valid)) }
+            Self::invalid(excerpt(name, SHOWN_NAME), format!("no such value{position}; {}", hint(name, valid)))
         }
     }
 }

@@ -88,6 +88,9 @@ pub fn merge(base: &mut toml::Table, over: &toml::Table) {
     }
 }
 
+/// Most parts of a dotted key: each is a table within a table, and dropping those goes as deep as they do.
+const MAX_PARTS: usize = 16;
+
 /// Sets a dotted key from the command line, `cohort.size=9`: the value is TOML, or else text.
 ///
 /// # Errors
@@ -102,6 +105,9 @@ pub fn set_key(table: &mut toml::Table, assignment: &str) -> Result<(), SpecErro
     let mut parts: Vec<&str> = path.trim().split('.').collect();
     if parts.iter().any(|p| p.is_empty()) {
         return Err(SpecError::invalid(path, "a part of the key is empty"));
+    }
+    if parts.len() > MAX_PARTS {
+        return Err(SpecError::invalid(path, format!("the key has {} parts, at most {MAX_PARTS} are taken", parts.len())));
     }
     let last = parts.pop().unwrap_or_default();
     let mut at = table;

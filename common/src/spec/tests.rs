@@ -128,3 +128,39 @@ fn a_new_kind_starts_from_nothing() {
     merge(&mut base, &toml::from_str("strategy = { kind = \"fedavg\" }").unwrap());
     assert_eq!(base["strategy"].as_table().unwrap().len(), 1);
 }
+
+#[test]
+fn a_text_of_any_length_is_answered_in_short() {
+    let long = format!("{GOOD}\n# {}", "x".repeat(MAX_TEXT));
+    assert!(RunSpec::from_toml(&long).unwrap_err().to_string().contains("at most 524288 are read"));
+    assert!(parse_document(&long).is_err() && RunSpec::stored(&long).is_err());
+    let name = "k".repeat(300_000);
+    for bad in
+        [format!("{name} = 1\n{GOOD}"), GOOD.replace("classify", &name) + "\u{1}", format!("version = {name}"), name.clone()]
+    {
+        let error = RunSpec::from_toml(&bad).unwrap_err().to_string();
+        assert!(error.len() < 5000, "{} bytes", error.len());
+    }
+    // comparing two names takes the product of their lengths
+    assert_eq!(nearest(&name, [name.as_str()]), None);
+}
+
+#[test]
+fn a_spec_that_is_taken_can_be_written_and_read_again() {
+    let deep = |n: usize| format!("{GOOD}[model]\n{}a = 1\n", "a.".repeat(n));
+    let spec = RunSpec::from_toml(&deep(16)).unwrap();
+    assert_eq!(RunSpec::from_toml(&spec.to_toml()).unwrap(), spec);
+    let error = RunSpec::from_toml(&deep(17)).unwrap_err().to_string();
+    assert!(error.contains("`model`") && error.contains("16 deep"), "{error}");
+    // the parser's own limits on keys and on lists add up to more than one of them
+    let both = format!("{GOOD}[model{}]\n{}b = {}1{}\n", ".a".repeat(60), "a.".repeat(60), "[".repeat(60), "]".repeat(60));
+    assert!(RunSpec::from_toml(&both).is_err());
+}
+
+#[test]
+fn a_dotted_key_of_any_length_is_answered() {
+    let set = |n: usize| set_key(&mut toml::Table::new(), &format!("{}a=1", "a.".repeat(n)));
+    assert_eq!(set(15), Ok(()));
+    assert!(set(16).unwrap_err().to_string().contains("17 parts"));
+    assert!(set(200_000).is_err());
+}

@@ -5,13 +5,14 @@ use serde::ser::Serializer;
 use std::fmt;
 use std::time::Duration;
 
-/// A duration with its unit, such as `500ms` or `1h 30m`.
+/// A duration with its unit, such as `500ms`, `1h 30m` or `2d`; a day has 24 hours.
 ///
 /// # Errors
 /// Why the text is none; whoever asked for it says what would be right.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
-    Duration::try_from(span).map_err(|_| "it is negative".to_owned())
+    let span: jiff::Span = text.parse().map_err(|e: jiff::Error| e.to_string())?;
+    let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| "months and years differ in length")?;
+    Duration::try_from(length).map_err(|_| "it is negative".to_owned())
 }
 
 pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {

@@ -31,15 +31,21 @@ pub struct Upload {
 }
 
 impl Blobs {
+    /// Refuses a blob of so many bytes if that is more than is taken.
+    ///
+    /// # Errors
+    /// If it is.
+    pub fn admits(&self, digest: Digest, bytes: u64) -> Result<(), BlobError> {
+        let limit = self.inner.max_bytes;
+        if bytes > limit { Err(BlobError::TooLarge { digest, bytes, limit }) } else { Ok(()) }
+    }
+
     /// Starts an upload of `announced` bytes at `offset`, or goes on with one that broke off.
     ///
     /// # Errors
     /// If the blob is too large, or `offset` is not the length of the stored part.
     pub fn begin(&self, digest: Digest, announced: u64, offset: u64) -> Result<Upload, BlobError> {
-        let limit = self.inner.max_bytes;
-        if announced > limit {
-            return Err(BlobError::TooLarge { digest, bytes: announced, limit });
-        }
+        self.admits(digest, announced)?;
         let mut stored = self.part_len(&digest)?;
         if stored > announced {
             self.drop_part(&digest);

@@ -3,7 +3,7 @@
 use super::{HEAD, Journal, Mark, Visit, read_record, starts_intact};
 use crate::error::Error;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// What a look at a journal found.
@@ -23,8 +23,15 @@ impl Journal {
     /// If a record is damaged and intact ones follow it, if the chain is broken, or if `each` says so.
     pub fn scan(path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<Scan, Error> {
         let file = File::open(path).map_err(Error::io("cannot open", path))?;
-        let end = walk(file, path, spec_toml, each)?;
-        Ok(Scan { records: end.mark.records, torn_bytes: end.torn.map_or(0, |(_, bytes)| bytes) })
+        walk(file, path, spec_toml, each).map(|end| end.scan())
+    }
+
+    /// As [`Self::scan`], of a journal that is in memory.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_bytes(bytes: &[u8], spec_toml: &str, each: &mut Visit<'_>) -> Result<Scan, Error> {
+        walk(Cursor::new(bytes), Path::new("the journal"), spec_toml, each).map(|end| end.scan())
     }
 }
 
@@ -37,10 +44,17 @@ pub(super) struct End {
     pub(super) torn: Option<(&'static str, u64)>,
 }
 
+impl End {
+    fn scan(&self) -> Scan {
+        Scan { records: self.mark.records, torn_bytes: self.torn.map_or(0, |(_, bytes)| bytes) }
+    }
+}
+
 /// Reads a journal from its start.
-pub(super) fn walk(file: File, path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<End, Error> {
+pub(super) fn walk(mut file: impl Read + Seek, path: &Path, spec_toml: &str, each: &mut Visit<'_>) -> Result<End, Error> {
     // what is appended meanwhile is not looked at
-    let total = file.metadata().map_err(Error::io("cannot look at", path))?.len();
+    let total = file.seek(SeekFrom::End(0)).and_then(|end| file.rewind().map(|()| end));
+    let total = total.map_err(Error::io("cannot look at", path))?;
     let mut reader = BufReader::with_capacity(1 << 18, file).take(total);
     let mut mark = Mark::start(spec_toml);
     let (mut at, mut payload) = (0, Vec::new());
@@ -67,7 +81,7 @@ pub(super) fn walk(file: File, path: &Path, spec_toml: &str, each: &mut Visit<'_
     Ok(End { mark, at, torn: None })
 }
 
-fn read_from(mut file: File, at: u64, total: u64) -> std::io::Result<Vec<u8>> {
+fn read_from(mut file: impl Read + Seek, at: u64, total: u64) -> std::io::Result<Vec<u8>> {
     let mut rest = Vec::new();
     file.seek(SeekFrom::Start(at))?;
     file.take(total - at).read_to_end(&mut rest)?;

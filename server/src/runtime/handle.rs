@@ -3,11 +3,15 @@
 use super::requests::{Fork, Read, Request};
 use super::sessions::{Hello, Line, SessionId};
 use super::view::{MemberView, RunDetail, RunSummary};
+use crate::audit::Audit;
 use crate::blob::{BlobError, Blobs};
+use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::faults::Faults;
 use crate::history::Watch;
-use crate::serve::Pipe;
+use crate::identity::Identities;
+use crate::quota::Quotas;
+use crate::refusals::Refusals;
 use crate::traffic::Traffic;
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -46,9 +50,13 @@ pub(crate) struct Shared {
     pub(crate) writing: AtomicUsize,
     /// What the log was told of our disk.
     pub(crate) faults: Faults,
-    pub(crate) pipes: mpsc::Sender<Pipe>,
+    pub(crate) pipes: mpsc::Sender<Connection>,
     /// Folder and reserve, if there is a disk.
     pub(crate) disk: Option<(PathBuf, u64)>,
+    pub(crate) identities: Identities,
+    pub(crate) audit: Audit,
+    pub(crate) refusals: Refusals,
+    pub(crate) quotas: Arc<Quotas>,
 }
 
 /// The way into a coordinator, from within its process. Works while [`crate::Server::run`] does.
@@ -121,6 +129,12 @@ impl Handle {
             globals.into_iter().filter_map(|(round, digest)| Some((round, digest, blobs.len(&digest).ok()?))).collect()
         };
         tokio::task::spawn_blocking(measure).await.map_err(|e| Refusal::NotStored(e.to_string()))
+    }
+
+    /// True if the blob is a global that a run keeps, or its statistics.
+    pub(crate) async fn is_published(&self, digest: &Digest) -> Result<bool, Refusal> {
+        let digest = *digest;
+        self.ask(|reply| Request::Read(Read::Published { digest, reply })).await
     }
 
     /// What is wrong with the disk at present, if anything.
@@ -196,7 +210,7 @@ impl Handle {
     /// # Errors
     /// If the coordinator stops.
     pub async fn serve_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<(), Refusal> {
-        self.shared.pipes.send(Pipe::new(io)).await.map_err(|_| Refusal::Stopping)
+        self.shared.pipes.send(Connection::local(io)).await.map_err(|_| Refusal::Stopping)
     }
 
     /// Tells a run that something happened; returns when that is durable.

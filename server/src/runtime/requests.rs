@@ -1,7 +1,7 @@
 //! What the runtime can be asked, and how it takes that.
 
 use super::run::Run;
-use super::sessions::{Hello, Line, SessionId};
+use super::sessions::{Hello, Line, SessionId, Sessions};
 use super::view::{MemberView, RunDetail, RunSummary};
 use super::{Runtime, Standing};
 use crate::error::Refusal;
@@ -64,6 +64,7 @@ pub(crate) enum Read {
     Show { run: RunId, reply: oneshot::Sender<Result<RunDetail, Refusal>> },
     Watch { run: RunId, after: u64, reply: oneshot::Sender<Result<Watch, Refusal>> },
     Members(oneshot::Sender<Vec<MemberView>>),
+    Published { digest: Digest, reply: oneshot::Sender<bool> },
     Submitted { run: RunId, reply: oneshot::Sender<Result<RunId, Refusal>> },
 }
 
@@ -132,7 +133,7 @@ impl Runtime {
         }
         let now = self.clock.now();
         for run in self.runs.values_mut().filter(|r| !r.is_over()) {
-            join(run, now, &hello.members);
+            join(run, now, &self.sessions, hello.members.keys());
         }
     }
 
@@ -185,7 +186,7 @@ impl Runtime {
         let mut run = created.map_err(|e| Refusal::NotStored(e.to_string()))?;
         self.index(&run);
         tracing::info!(run = %id, strategy = run.spec.strategy_kind(), rounds = run.spec.rounds, "submitted");
-        join(&mut run, now, &self.sessions.online().into_iter().collect());
+        join(&mut run, now, &self.sessions, self.sessions.online());
         self.runs.insert(id.clone(), run);
         Ok(id)
     }
@@ -222,6 +223,9 @@ impl Runtime {
                 let members = self.sessions.members().iter();
                 drop(reply.send(members.map(|(name, known)| MemberView::of(name, known)).collect()));
             }
+            Read::Published { digest, reply } => {
+                let _ = reply.send(self.runs.values().any(|run| run.published(&digest)));
+            }
             Read::Submitted { run, reply } => drop(reply.send(self.find(&run).map(|r| r.id.clone()))),
         }
     }
@@ -247,10 +251,12 @@ impl Runtime {
     }
 }
 
-pub(super) fn join(run: &mut Run, now: u64, members: &std::collections::BTreeMap<MemberName, tessera_common::round::MemberInfo>) {
-    for (member, info) in members {
-        if run.invites(member)
-            && let Err(reject) = run.apply(now, Event::Joined { member: member.clone(), info: info.clone() })
+/// Lets members join a run that are connected and that it admits.
+pub(super) fn join<'a>(run: &mut Run, now: u64, sessions: &Sessions, members: impl Iterator<Item = &'a MemberName>) {
+    for member in members {
+        let Some(known) = sessions.members().get(member) else { continue };
+        if run.admits(member, &known.labels)
+            && let Err(reject) = run.apply(now, Event::Joined { member: member.clone(), info: known.record.info.clone() })
         {
             tracing::error!(run = %run.id, %member, %reject, "the engine refuses a member");
         }

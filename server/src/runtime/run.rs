@@ -316,6 +316,17 @@ impl Run {
         only.is_empty() || only.contains(member)
     }
 
+    /// True if this member, which has these labels, may join.
+    pub(super) fn admits(&self, member: &MemberName, labels: &[String]) -> bool {
+        self.invites(member) && self.spec.cohort.admits(labels)
+    }
+
+    /// True for a kept global and for statistics: what comes from one member alone is neither.
+    pub(super) fn published(&self, digest: &Digest) -> bool {
+        let statistics = self.engine.state().statistics.is_some_and(|s| s.digest == *digest);
+        statistics || self.globals().values().any(|global| global == digest)
+    }
+
     /// True if the run thinks that this member is reachable.
     pub(super) fn counts_on(&self, member: &MemberName) -> bool {
         self.engine.state().members.get(member).is_some_and(|m| m.online)

@@ -1,10 +1,12 @@
 //! Who is connected, and which agent serves which member.
 
-use super::ToAgent;
+use super::{Runtime, ToAgent};
+use crate::identity::Peer;
 use crate::store::MemberRecord;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tessera_common::id::{AgentName, MemberName, RunId};
-use tessera_common::round::MemberInfo;
+use tessera_common::round::{Event, MemberInfo};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -16,6 +18,10 @@ pub(crate) type SessionId = u64;
 pub(crate) struct Hello {
     pub(crate) agent: AgentName,
     pub(crate) members: BTreeMap<MemberName, MemberInfo>,
+    /// Whose certificate the connection showed.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// Labels of members that have some.
+    pub(crate) labels: BTreeMap<MemberName, Vec<String>>,
 }
 
 /// The coordinator's end of a control stream.
@@ -31,6 +37,7 @@ pub(crate) struct Line {
 struct Session {
     line: Line,
     members: BTreeSet<MemberName>,
+    peer: Option<Arc<Peer>>,
     /// Runs that this stream was told of.
     told: BTreeSet<RunId>,
 }
@@ -40,6 +47,8 @@ struct Session {
 pub(super) struct Known {
     pub(super) record: MemberRecord,
     pub(super) session: Option<SessionId>,
+    /// As of its latest connection; none before the first one of this process.
+    pub(super) labels: Vec<String>,
 }
 
 /// All members that were ever seen, and the connections of today.
@@ -52,7 +61,8 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(members: BTreeMap<MemberName, MemberRecord>) -> Self {
-        let members = members.into_iter().map(|(name, record)| (name, Known { record, session: None })).collect();
+        let members =
+            members.into_iter().map(|(name, record)| (name, Known { record, session: None, labels: Vec::new() })).collect();
         Self { members, ..Self::default() }
     }
 
@@ -75,10 +85,11 @@ impl Sessions {
         self.last += 1;
         for (member, info) in &hello.members {
             let record = MemberRecord { info: info.clone(), agent: Some(hello.agent.clone()) };
-            self.members.insert(member.clone(), Known { record, session: Some(self.last) });
+            let labels = hello.labels.get(member).cloned().unwrap_or_default();
+            self.members.insert(member.clone(), Known { record, session: Some(self.last), labels });
         }
         let members = hello.members.keys().cloned().collect();
-        self.sessions.insert(self.last, Session { line, members, told: BTreeSet::new() });
+        self.sessions.insert(self.last, Session { line, members, peer: hello.peer.clone(), told: BTreeSet::new() });
         (self.last, gone)
     }
 
@@ -136,13 +147,54 @@ impl Sessions {
     }
 
     /// Members that are connected, in order of name.
-    pub(super) fn online(&self) -> Vec<(MemberName, MemberInfo)> {
-        let online = self.members.iter().filter(|(_, k)| k.session.is_some());
-        online.map(|(name, known)| (name.clone(), known.record.info.clone())).collect()
+    pub(super) fn online(&self) -> impl Iterator<Item = &MemberName> {
+        self.members.iter().filter(|(_, known)| known.session.is_some()).map(|(name, _)| name)
+    }
+
+    /// Connections of today that may not go on, and why, by what `judge` says of their certificates and members.
+    pub(super) fn barred(
+        &self,
+        judge: impl Fn(Option<&Peer>, &BTreeSet<MemberName>) -> Result<(), Status>,
+    ) -> Vec<(SessionId, Status)> {
+        let judged = self.sessions.iter().map(|(id, s)| (*id, judge(s.peer.as_deref(), &s.members)));
+        judged.filter_map(|(id, outcome)| outcome.err().map(|why| (id, why))).collect()
     }
 
     /// All members, in order of name.
     pub(super) fn members(&self) -> &BTreeMap<MemberName, Known> {
         &self.members
+    }
+}
+
+impl Runtime {
+    /// Ends a connection; its members are not reachable any more.
+    pub(super) fn close(&mut self, session: SessionId, why: Status) {
+        let gone = self.sessions.close(session, why);
+        self.left(&gone);
+    }
+
+    pub(super) fn left(&mut self, members: &[MemberName]) {
+        let now = self.clock.now();
+        for run in self.runs.values_mut().filter(|r| !r.is_over()) {
+            for member in members.iter().filter(|m| run.counts_on(m)).cloned().collect::<Vec<_>>() {
+                if let Err(reject) = run.apply(now, Event::Left { member }) {
+                    tracing::error!(run = %run.id, %reject, "the engine does not know a member that it counted on");
+                }
+            }
+        }
+    }
+
+    /// Ends the connections of those that may not be here any more.
+    pub(super) fn bar(&mut self) {
+        let identities = &self.identities;
+        let barred = self.sessions.barred(|peer, members| {
+            peer.map_or(Ok(()), |peer| identities.standing(peer).map(drop))?;
+            members.iter().try_for_each(|member| identities.check_revoked(member))?;
+            Ok(())
+        });
+        for (session, why) in barred {
+            tracing::warn!(reason = why.message(), "ending a connection");
+            self.close(session, why);
+        }
     }
 }

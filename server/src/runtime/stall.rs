@@ -151,7 +151,7 @@ impl Runtime {
                 if let Err(reject) = run.apply(now, Event::Restarted) {
                     tracing::error!(run = %id, %reject, "the engine refuses a restart");
                 }
-                requests::join(&mut run, now, &self.sessions.online().into_iter().collect());
+                requests::join(&mut run, now, &self.sessions, self.sessions.online());
                 self.runs.insert(id, run);
             }
             Err((reason, true)) => {

@@ -95,7 +95,7 @@ impl Agent {
     }
 
     pub fn hello(&self) -> Up {
-        Up::Hello(v1::Hello { agent: self.name.clone(), version: "test".into(), members: self.members.clone() })
+        Up::Hello(v1::Hello { agent: self.name.clone(), version: tessera_proto::VERSION.into(), members: self.members.clone() })
     }
 
     /// Serves its members over `channel` until the connection ends.

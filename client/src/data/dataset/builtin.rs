@@ -33,6 +33,11 @@ impl Folder<'_> {
         match self {
             Self::Path(folder) => {
                 let path = folder.join(file);
+                let about = std::fs::metadata(&path).map_err(|error| DataError::read(&path, error))?;
+                if !about.is_file() {
+                    // a pipe or a device may never end
+                    return Err(DataError::content(file, Flaw::new("", "is not a regular file")));
+                }
                 std::fs::read(&path).map_err(|error| DataError::read(&path, error))
             }
             Self::Embedded(files) => match files.iter().find(|(name, _)| *name == file) {

@@ -4,7 +4,7 @@ use super::super::reader::{Index, Pick};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use tessera_common::spec::{SpecError, parse_table};
+use tessera_common::spec::{MAX_MODALITIES, SpecError, parse_document, parse_table};
 
 /// A whole `dataset.toml`. The tables are parsed one by one, so that an error names its table.
 #[derive(Debug, Deserialize)]
@@ -133,7 +133,7 @@ impl Layout {
     /// # Errors
     /// Names the table and the key, and for an unknown key the nearest valid one.
     pub(super) fn parse(text: &str) -> Result<Self, SpecError> {
-        let table: toml::Table = toml::from_str(text).map_err(|e| SpecError::Syntax(e.to_string().trim_end().to_owned()))?;
+        let table = parse_document(text)?;
         let document: Document = parse_table("dataset", &table)?;
         if document.version != 1 {
             return Err(SpecError::invalid("version", "this build reads version 1"));
@@ -146,6 +146,11 @@ impl Layout {
             }
             Classes::Number(n) => (0..n).map(|class| class.to_string()).collect(),
         };
+        // checked before any file is read: each modality takes its features from one
+        if document.modalities.len() > MAX_MODALITIES {
+            let why = format!("there are {}; name 1 to {MAX_MODALITIES}", document.modalities.len());
+            return Err(SpecError::invalid("modalities", why));
+        }
         let modalities = document.modalities.iter().map(|(name, table)| {
             let field: ModalityField = parse_table(&format!("modalities.{name}"), table)?;
             if field.has.is_some() && field.missing != Missing::Refuse {

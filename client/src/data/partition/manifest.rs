@@ -17,6 +17,9 @@ use tessera_common::spec::SpecError;
 /// Version of the format of a manifest.
 pub const MANIFEST_VERSION: u32 = 1;
 
+/// Longest manifest that is read, in bytes: some ten million rows.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
+
 /// Name of the member that holds the test rows and does not train.
 pub const EVALUATOR: &str = "evaluator";
 
@@ -148,6 +151,9 @@ impl Manifest {
     /// Names `file` and what is wrong.
     pub fn from_json(file: &str, text: &str) -> Result<Self, DataError> {
         let flaw = |why: String| DataError::content(file, Flaw::new("", why));
+        if text.len() as u64 > MAX_BYTES {
+            return Err(flaw(too_long(text.len() as u64)));
+        }
         let manifest: Self = serde_json::from_str(text).map_err(|e| flaw(format!("is not a partition manifest: {e}")))?;
         manifest.data.validate().map_err(|error| DataError::Spec { file: format!("{file}: "), error })?;
         manifest.check().map_err(flaw)?;
@@ -167,6 +173,11 @@ impl Manifest {
     /// # Errors
     /// Names the file and what is wrong.
     pub fn load(path: &Path) -> Result<Self, DataError> {
+        let about = std::fs::metadata(path).map_err(|error| DataError::read(path, error))?;
+        if about.len() > MAX_BYTES || !about.is_file() {
+            let why = if about.is_file() { too_long(about.len()) } else { "is not a regular file".to_owned() };
+            return Err(DataError::content(&path.display().to_string(), Flaw::new("", why)));
+        }
         let text = std::fs::read_to_string(path).map_err(|error| DataError::read(path, error))?;
         Self::from_json(&path.display().to_string(), &text)
     }
@@ -231,8 +242,12 @@ impl Manifest {
         {
             return Err("has no modalities, too many, or not in name order".into());
         }
+        // compared before the names are made: a spec may ask for a million
+        if self.members.len() != self.data.clients {
+            return Err(format!("must list the {} members that its spec asks for, in order", self.data.clients));
+        }
         let expected = member_names(self.data.clients);
-        if self.members.len() != expected.len() || self.members.iter().zip(&expected).any(|(m, name)| m.name.as_str() != name) {
+        if self.members.iter().zip(&expected).any(|(m, name)| m.name.as_str() != name) {
             return Err(format!("must list the {} members that its spec asks for, in order", expected.len()));
         }
         let mut owner: BTreeMap<usize, &str> = BTreeMap::new();
@@ -291,6 +306,10 @@ impl MemberRows {
         }
         Ok(())
     }
+}
+
+fn too_long(bytes: u64) -> String {
+    format!("has {bytes} bytes; a manifest has at most {MAX_BYTES}")
 }
 
 /// Writes a file under a temporary name first, so that a whole file or none is there.

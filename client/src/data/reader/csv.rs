@@ -4,6 +4,11 @@ use super::{Flaw, Index, Matrix, Opened, Pick, Scalar, Source, unknown};
 use csv::{ReaderBuilder, StringRecord, Trim};
 use std::collections::BTreeMap;
 
+/// Most columns.
+const MAX_COLUMNS: usize = 1_000_000;
+/// Longest field, in bytes: a quote that is not closed takes in the rest of the file.
+const MAX_FIELD: usize = 64 << 10;
+
 /// An opened file.
 struct Table {
     /// Names of the columns in the file's order.
@@ -32,14 +37,33 @@ fn open(bytes: &[u8], delimiter: u8) -> Opened {
     };
     let mut reader = ReaderBuilder::new().delimiter(delimiter).trim(Trim::All).from_reader(bytes);
     let header: Vec<String> = reader.headers().map_err(broken)?.iter().map(str::to_owned).collect();
+    if header.len() > MAX_COLUMNS {
+        return Err(Flaw::new("line 1", format!("there are {} columns; at most {MAX_COLUMNS} are read", header.len())));
+    }
+    if let Some(name) = header.iter().find(|name| name.len() > MAX_FIELD) {
+        return Err(Flaw::new("line 1", too_long(name.len())));
+    }
     let mut places = BTreeMap::new();
     for (place, name) in header.iter().enumerate() {
         if places.insert(name.clone(), place).is_some() {
             return Err(Flaw::new("line 1", format!("two columns are named {name:?}")));
         }
     }
-    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(broken)?;
+    let mut records: Vec<StringRecord> = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(broken)?;
+        let longest = record.iter().map(str::len).max().unwrap_or(0);
+        if longest > MAX_FIELD {
+            let place = record.position().map(|p| format!("line {}", p.line())).unwrap_or_default();
+            return Err(Flaw::new(place, too_long(longest)));
+        }
+        records.push(record);
+    }
     Ok(Box::new(Table { header, places, records }))
+}
+
+fn too_long(bytes: usize) -> String {
+    format!("there is a field of {bytes} bytes; at most {MAX_FIELD} are read: is a quote not closed?")
 }
 
 impl Table {

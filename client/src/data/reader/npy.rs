@@ -3,6 +3,11 @@
 use super::array::{Array, Element, elements};
 use super::{Flaw, Matrix, Opened, Pick, Scalar, Source};
 
+/// Longest header, in bytes: NumPy itself reads 10,000 unless told otherwise.
+const MAX_HEADER: usize = 64 << 10;
+/// Most axes: those of NumPy.
+const MAX_AXES: usize = 64;
+
 /// An opened file: one array.
 struct Npy {
     element: Element,
@@ -63,6 +68,9 @@ fn split(bytes: &[u8]) -> Result<(&str, usize), String> {
         (1..=3, _) => return Err("is cut off in its header".into()),
         _ => return Err(format!("is of version {major} of the npy format; versions 1 to 3 are read")),
     };
+    if length > MAX_HEADER {
+        return Err(format!("has a header of {length} bytes; at most {MAX_HEADER} are read"));
+    }
     let end = start + length;
     let header = bytes.get(start..end).ok_or("is cut off in its header")?;
     Ok((std::str::from_utf8(header).map_err(|_| "its header is no text")?, end))
@@ -102,7 +110,7 @@ fn parse(text: &str) -> Result<Header, String> {
             "shape" => {
                 let (tuple, after) = value.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or("the shape is no tuple")?;
                 let axes = tuple.split(',').map(str::trim).filter(|axis| !axis.is_empty());
-                let axes: Result<Vec<usize>, _> = axes.map(str::parse).collect();
+                let axes: Result<Vec<usize>, _> = axes.take(MAX_AXES + 1).map(str::parse).collect();
                 shape = Some(axes.map_err(|_| "the shape is not made of whole numbers")?);
                 after
             }
@@ -110,6 +118,9 @@ fn parse(text: &str) -> Result<Header, String> {
         };
         rest = rest.trim_start();
         rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+    }
+    if shape.as_ref().is_some_and(|shape: &Vec<usize>| shape.len() > MAX_AXES) {
+        return Err(format!("the shape has more than {MAX_AXES} axes"));
     }
     match (descr, fortran, shape) {
         (Some(descr), Some(fortran), Some(shape)) => Ok(Header { descr, fortran, shape }),

@@ -6,6 +6,9 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Longest header, in bytes.
+const MAX_HEADER: u64 = 16 << 20;
+
 /// An opened file: the arrays' places in its bytes.
 struct Tensors {
     bytes: Vec<u8>,
@@ -16,6 +19,9 @@ struct Tensors {
 /// Opens a safetensors file.
 pub(super) fn open(bytes: Vec<u8>) -> Opened {
     let broken = |e: safetensors::SafeTensorError| Flaw::new("", format!("is not a whole safetensors file: {e}"));
+    if let Some(length) = bytes.first_chunk::<8>().map(|first| u64::from_le_bytes(*first)).filter(|&length| length > MAX_HEADER) {
+        return Err(Flaw::new("", format!("has a header of {length} bytes; at most {MAX_HEADER} are read")));
+    }
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
     // eight bytes hold the length of the header
     let start = header + 8;

@@ -30,6 +30,8 @@ struct Store {
     offsets: Vec<u64>,
     /// Downloads end after so many bytes.
     limit: Option<usize>,
+    /// Downloads are refused so.
+    refusal: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,9 @@ impl Federation for Service {
         let DownloadRequest { digest: wanted, offset } = request.into_inner();
         let mut store = self.store.lock().unwrap();
         store.offsets.push(offset);
+        if let Some(text) = store.refusal {
+            return Err(Status::permission_denied(text));
+        }
         let blob = store.blobs.get(&digest(&wanted)?).ok_or_else(|| Status::not_found("no such blob"))?.clone();
         let total = blob.len() as u64;
         let end = store.limit.map_or(blob.len(), |limit| limit.min(blob.len()));
@@ -138,6 +143,10 @@ impl Coordinator {
         self.store.lock().unwrap().limit = bytes;
     }
 
+    pub(super) fn refuse_downloads(&self, text: &'static str) {
+        self.store.lock().unwrap().refusal = Some(text);
+    }
+
     pub(super) fn offsets(&self) -> Vec<u64> {
         self.store.lock().unwrap().offsets.clone()
     }
@@ -149,6 +158,11 @@ impl Conversation {
         let message = CoordinatorMessage { message: Some(message), sequence: self.said };
         // an agent that is gone hears nothing
         let _ = self.outbox.send(Ok(message)).await;
+    }
+
+    /// Ends the conversation.
+    pub(super) async fn refuse(self, status: Status) {
+        let _ = self.outbox.send(Err(status)).await;
     }
 
     /// As if a message had been said that never arrives.
@@ -183,7 +197,7 @@ impl Conversation {
     pub(super) async fn welcome(&mut self) {
         let Up::Hello(hello) = self.next().await else { panic!("a hello comes first") };
         assert_eq!(hello.members.len(), 1);
-        self.say(Down::Welcome(v1::Welcome { version: "test".into(), heartbeat_ms: 50, time_ms: 0 })).await;
+        self.say(Down::Welcome(v1::Welcome { version: tessera_proto::VERSION.into(), heartbeat_ms: 50, time_ms: 0 })).await;
     }
 
     pub(super) async fn answer(&mut self) -> v1::Answer {
