@@ -243,7 +243,7 @@ async fn timed(federation: &Federation, run: &str) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a minute, and a ratio of times: just security"]
 async fn tls_costs_little() {
-    let setup = Setup { members: 2, agents: 2, rounds: 10, hidden: 13_000, ..SMALL };
+    let setup = Setup { members: 2, agents: 2, rounds: 10, model: "hidden = 4096, width = 300", ..SMALL };
     let plain = Federation::started(setup).await;
     let tls = Federation::started(secure(setup)).await;
     let mut ratios = Vec::new();

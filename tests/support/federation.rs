@@ -29,11 +29,11 @@ pub struct Setup {
     pub coordinator: &'static [&'static str],
     /// Agents enrol with tokens and use TLS; plaintext if not.
     pub secure: bool,
-    /// Units of each encoder's hidden layer: the size of the model.
-    pub hidden: u32,
+    /// Keys of the model: its size.
+    pub model: &'static str,
 }
 
-pub const SMALL: Setup = Setup { members: 4, agents: 2, rounds: 3, coordinator: &[], secure: false, hidden: 8 };
+pub const SMALL: Setup = Setup { members: 4, agents: 2, rounds: 3, coordinator: &[], secure: false, model: "hidden = 8" };
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -278,11 +278,11 @@ impl Federation {
     }
 
     pub fn spec(&self) -> String {
-        let Setup { members, rounds, hidden, .. } = self.setup;
+        let Setup { members, rounds, model, .. } = self.setup;
         format!(
             "version = 1\nname = \"faults\"\nseed = 3\nrounds = {rounds}\n\
              task = {{ kind = \"classify\", classes = 10, modalities = {{ left = 32, right = 32 }} }}\n\
-             model = {{ hidden = {hidden} }}\ntrain = {{ epochs = 1 }}\n\
+             model = {{ {model} }}\ntrain = {{ epochs = 1 }}\n\
              cohort = {{ members = {members}, size = {members}, deadline = \"10m\", retries = 20 }}\nevaluate = {{ every = 2 }}\n"
         )
     }
