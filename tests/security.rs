@@ -206,7 +206,7 @@ async fn beside_floods(setup: Setup, silent: usize) {
     let authority = std::fs::read_to_string(federation.data().join("identity/authority.pem")).unwrap();
     let insider = joined(&federation, "insider", &[]).await;
     let floods = attack::floods(&address, &authority, &insider, silent);
-    floods.underway().await;
+    federation.within("the beginning of the floods", floods.underway()).await;
     let start = Instant::now();
     let disturbed = federation.run("disturbed").await;
     let took = start.elapsed();
