@@ -4,7 +4,7 @@ use crate::cli::{self, invalid};
 use crate::run::{Place, place};
 use anyhow::Result;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tessera_server::{AdminAddress, Config, Error, Security, Server, TlsFiles, parse_duration, parse_size};
@@ -95,9 +95,8 @@ fn security(arguments: &Arguments) -> Result<Security> {
 
 pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
     let security = security(&arguments)?;
-    let own = matches!(security, Security::Own { .. }).then(|| arguments.data_dir.join("identity").join("authority.pem"));
-    // looked at before the start makes it
-    let first = own.as_ref().is_some_and(|file| !file.exists());
+    // looked at before the start makes one
+    let first = !arguments.data_dir.join("identity").join("authority.pem").exists();
     let mut config = Config {
         listen: arguments.listen,
         security,
@@ -116,7 +115,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
             };
         }
         let server = Server::bind(config).await.map_err(unusable)?;
-        let (listen, authority) = (server.local_addr().to_string(), own.and_then(|file| fingerprint(&file)));
+        let (listen, authority) = (server.local_addr().to_string(), server.authority());
         if let Some(fingerprint) = authority.as_ref().filter(|_| first) {
             cli::say(welcome(fingerprint));
         }
@@ -125,16 +124,6 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
         server.run(cli::shutdown(arguments.with_parent)).await?;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// SHA-256 of the first certificate in the file, which is that of the present authority.
-fn fingerprint(file: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let (_, rest) = text.split_once("-----BEGIN CERTIFICATE-----")?;
-    let (encoded, _) = rest.split_once("-----END CERTIFICATE-----")?;
-    let encoded: String = encoded.split_whitespace().collect();
-    let der = data_encoding::BASE64.decode(encoded.as_bytes()).ok()?;
-    Some(cli::hex(ring::digest::digest(&ring::digest::SHA256, &der).as_ref()))
 }
 
 /// What an operator reads at the first start.
@@ -184,19 +173,6 @@ mod tests {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains("such as"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_fingerprint_is_that_of_the_first_certificate() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("authority.pem");
-        assert_eq!(fingerprint(&file), None);
-        let block = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
-        std::fs::write(&file, block("YW\nJj") + &block("eHl6")).unwrap();
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(fingerprint(&file).as_deref(), Some(abc));
-        std::fs::write(&file, block("?")).unwrap();
-        assert_eq!(fingerprint(&file), None);
     }
 
     fn chosen(line: &[&str]) -> Result<Security, String> {

@@ -155,6 +155,12 @@ impl Server {
         self.local
     }
 
+    /// SHA-256 of the certificate of its own authority, in hexadecimal digits; None in plaintext or with files of others.
+    pub fn authority(&self) -> Option<String> {
+        let (_, authority) = self.handle.shared.identities.status();
+        Some(authority).filter(|authority| !authority.is_empty())
+    }
+
     /// Where operators connect, if that is a TCP address.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         match &self.admin {

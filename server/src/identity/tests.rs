@@ -409,6 +409,7 @@ fn a_new_authority_is_trusted_by_who_knows_the_old_one_and_takes_its_certificate
     let dir = tempfile::tempdir().unwrap();
     let identities = own(&dir);
     let first = authorities(&identities);
+    assert_eq!(identities.status().1, digest(&first[0]));
     let old_site = Site::enrol(&identities, "north");
     let pending = identities.create_token(new_token("east"), now()).unwrap();
     for change in 1..=3 {
