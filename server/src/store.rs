@@ -23,6 +23,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 use tessera_common::id::{AgentName, AssignmentId, MemberName, Millis, RunId};
 use tessera_common::round::{Assignment, MemberInfo, State};
 
@@ -131,7 +132,7 @@ impl Store {
     /// If the disk has no room or takes no writes, if such a store cannot be put aside, or a new one not be made.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let dir = data.join("sled");
-        let unfit = match open_and_read(&dir) {
+        let unfit = match open_when_free(&dir) {
             Ok(store) => return Ok(store),
             // what is there may well be sound
             Err(Unfit::Disk(error)) => {
@@ -392,6 +393,21 @@ impl From<sled::Error> for Unfit {
             error => Self::Broken(error.to_string()),
         }
     }
+}
+
+/// How often, and how long each time, whoever had the store open is waited for: sled lets go in a thread of its own, a
+/// little after.
+const LET_GO: (u32, Duration) = (500, Duration::from_millis(10));
+
+/// As [`open_and_read`], but a store that is still in use is not taken for a broken one at once.
+fn open_when_free(dir: &Path) -> Result<Store, Unfit> {
+    for _ in 0..LET_GO.0 {
+        match open_and_read(dir) {
+            Err(Unfit::Broken(why)) if why.contains("could not acquire lock") => std::thread::park_timeout(LET_GO.1),
+            outcome => return outcome,
+        }
+    }
+    open_and_read(dir)
 }
 
 /// Opens sled and reads every record once. Damage shows as an error, or as a panic within sled.
