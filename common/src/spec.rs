@@ -144,6 +144,43 @@ pub struct TrainSpec {
     pub schedule: Schedule,
     /// Weight of (mu/2)|w - global|^2 in the loss (FedProx); a strategy may set it.
     pub proximal: f64,
+    /// Steps of a local run, of whole batches, with as many passes as that takes; 0 goes by `epochs`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub steps: u32,
+    /// Share of the run's steps over which the learning rate rises linearly to its height; below 1. Above 0, or with
+    /// `per_step`, the schedule falls from step to step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub warmup: f64,
+    /// Let the schedule fall within a local run too, not from round to round only.
+    #[serde(skip_serializing_if = "is_default")]
+    pub per_step: bool,
+    /// Decay rate of the second moment of adam and adamw.
+    #[serde(skip_serializing_if = "is_usual_beta2")]
+    pub beta2: f64,
+    /// What `weight_decay` of adamw pulls at.
+    #[serde(skip_serializing_if = "is_default")]
+    pub decay: Decay,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+const BETA2: f64 = 0.999;
+
+fn is_usual_beta2(value: &f64) -> bool {
+    *value == BETA2
+}
+
+/// Which parameters decay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// All.
+    #[default]
+    All,
+    /// Those of two axes and more: no bias, no scale of a normalisation, no temperature.
+    Matrices,
 }
 
 impl Default for TrainSpec {
@@ -158,6 +195,11 @@ impl Default for TrainSpec {
             clip: 0.0,
             schedule: Schedule::Constant,
             proximal: 0.0,
+            steps: 0,
+            warmup: 0.0,
+            per_step: false,
+            beta2: BETA2,
+            decay: Decay::All,
         }
     }
 }
@@ -450,6 +492,11 @@ impl RunSpec {
         check("train.weight_decay", !decays, "adam has no decay; use optimizer = \"adamw\"")?;
         let momentum = train.momentum > 0.0 && train.optimizer != Optimizer::Sgd;
         check("train.momentum", !momentum, "only optimizer = \"sgd\" has a momentum")?;
+        check("train.steps", train.steps <= 10_000_000, "must be at most 10000000; 0 goes by train.epochs")?;
+        check("train.warmup", (0.0..1.0).contains(&train.warmup), "must be in [0, 1): a share of the run's steps")?;
+        check("train.beta2", (0.0..1.0).contains(&train.beta2), "must be in [0, 1)")?;
+        let chosen = train.decay != Decay::All && train.optimizer != Optimizer::Adamw;
+        check("train.decay", !chosen, "only optimizer = \"adamw\" can leave parameters out of its decay")?;
         check("missing.mask_probability", (0.0..=1.0).contains(&missing.mask_probability), "must be in [0, 1]")?;
         check("prototypes.tau", proto.tau.is_finite() && proto.tau > 0.0, "must be above 0")?;
         check("prototypes.ema", (0.0..1.0).contains(&proto.ema), "must be in [0, 1)")?;
