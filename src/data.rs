@@ -42,7 +42,8 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
 fn inspect(source: &str) -> Result<ExitCode> {
     let dataset = Dataset::open(source).map_err(cli::invalid)?;
     let samples = &dataset.samples;
-    print(format_args!("{}: {} samples, {} classes, {}", dataset.name, samples.len(), dataset.classes.len(), dataset.digest));
+    let classes = if dataset.is_labelled() { format!("{} classes", dataset.classes.len()) } else { "no labels".to_owned() };
+    print(format_args!("{}: {} samples, {classes}, {}", dataset.name, samples.len(), dataset.digest));
     if !dataset.card.licence.is_empty() {
         print(format_args!("licence: {}", dataset.card.licence));
     }
@@ -50,9 +51,24 @@ fn inspect(source: &str) -> Result<ExitCode> {
         let present = samples.present.iter().filter(|p| *p >> m & 1 == 1).count();
         print(format_args!("  {}: {} features, in {present} of {} samples", modality.name, modality.dim, samples.len()));
     }
+    if let Some(clients) = &dataset.client {
+        print(format_args!("  client: {}", counts(clients)));
+    }
+    if let Some(folds) = &dataset.fold {
+        print(format_args!("  fold: {}", counts(folds)));
+    }
     let dims: Vec<String> = samples.modalities.iter().map(|m| format!("{} = {}", m.name, m.dim)).collect();
     print(format_args!("for a run spec: classes = {}, modalities = {{ {} }}", dataset.classes.len(), dims.join(", ")));
     Ok(ExitCode::SUCCESS)
+}
+
+/// How often each value is there: "0 (12), 1 (13)"; the first twenty.
+fn counts<T: Ord + std::fmt::Display>(values: &[T]) -> String {
+    let mut counts = std::collections::BTreeMap::new();
+    values.iter().for_each(|value| *counts.entry(value).or_insert(0usize) += 1);
+    let shown: Vec<String> = counts.iter().take(20).map(|(value, count)| format!("{value} ({count})")).collect();
+    let more = if counts.len() > 20 { format!(", ... {} in all", counts.len()) } else { String::new() };
+    shown.join(", ") + &more
 }
 
 fn partition(path: &std::path::Path, seed: Option<u64>, out: &std::path::Path) -> Result<ExitCode> {

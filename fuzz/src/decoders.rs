@@ -59,9 +59,12 @@ pub const CLIENT_DECODERS: &[(&str, Decoder)] = &[
     ("csv", client::csv),
     ("data_spec", client::data_spec),
     ("dataset", client::dataset),
+    ("jsonl", client::jsonl),
     ("manifest", client::manifest),
     ("npy", client::npy),
+    ("picture", client::picture),
     ("safetensors", client::safetensors),
+    ("shard", client::shard),
     ("tsv", client::tsv),
 ];
 /// None without the agent.

@@ -451,6 +451,25 @@ fn tables(seeds: &mut Vec<Seed>) {
             seeds.push(("tsv", name, text.replace(',', "\t").into_bytes()));
         }
     }
+    let line = r#"{"id":"p1","x0":1,"x1":-2.5e3,"y":0,"fold":0,"has":true}"#;
+    let lines = format!("{line}\n{}\n", line.replace("p1", "p2").replace("-2.5e3", "null"));
+    for (name, text) in [
+        ("sound", lines.clone()),
+        ("mark", format!("\u{feff}{lines}")),
+        ("returns", lines.replace('\n', "\r\n\r\n")),
+        ("twice", line.replace("x1", "x0")),
+        ("nested", line.replace("-2.5e3", "[{\"a\": [1]}]")),
+        ("deep", line.replace("-2.5e3", &"[".repeat(4000))),
+        ("large", line.replace("-2.5e3", "1e999")),
+        ("whole", line.replace("-2.5e3", &"9".repeat(400))),
+        ("escapes", line.replace("p1", "\\ud800\\u0000")),
+        ("list", format!("[{line}]")),
+        ("long-line", line.replace("p1", &"p".repeat(2_000_000))),
+        ("many-lines", "{}\n".repeat(100_000)),
+        ("many-keys", format!("{{{}\"y\":0}}", (0..20_000).map(|i| format!("\"x{i}\":1,")).collect::<String>())),
+    ] {
+        seeds.push(("jsonl", name, text.into_bytes()));
+    }
     seeds.push(("csv", "not-text", b"y,x\n0,\xff\xfe\n".to_vec()));
     let layout = "version = 1\nname = \"wards\"\nlicence = \"CC0\"\nclasses = [\"a\", \"b\", \"c\"]\nid = \"id\"\n[modalities.lab]\nfile = \"t.csv\"\n\
                   columns = [\"x0\", \"x1\"]\nmissing = \"any-nan\"\n[label]\nfile = \"t.csv\"\nkey = \"y\"\nunknown = 255\n[fold]\nfile = \"t.csv\"\nkey = \"fold\"\n\
@@ -465,6 +484,13 @@ fn tables(seeds: &mut Vec<Seed>) {
         &[
             ("joined", layout),
             ("in-order", plain),
+            ("list", &plain.replace("\"a.npy\"", "[\"a.npy\", \"a-{00..01}.npy\"]")),
+            ("range", &plain.replace("a.npy", "a-{0..18446744073709551615}.npy")),
+            ("range-width", &plain.replace("a.npy", &format!("a-{{{}1..9}}.npy", "0".repeat(100_000)))),
+            ("text", &layout.replace("columns = [\"x0\", \"x1\"]", "text = \"ward\"\nbytes = 65536")),
+            ("image", &layout.replace("columns = [\"x0\", \"x1\"]", "image = \"ward\"\nsize = 512\nskip = 3")),
+            ("size", &plain.replace("file = \"a.npy\"", "file = \"a.npy\"\nsize = 18446744073709551615")),
+            ("no-labels", "name = \"f\"\n[modalities.m]\nfile = \"a.npy\"\n[samples]\nfile = \"t.csv\"\n"),
             ("outside", &plain.replace("a.npy", "../../etc/passwd")),
             ("classes", &plain.replace("classes = 3", "classes = 9223372036854775807")),
             ("slice", &plain.replace("0..1", "0..18446744073709551615")),
@@ -507,6 +533,11 @@ fn manifests(seeds: &mut Vec<Seed>) {
         &[
             ("sound", &sound),
             ("test", &manifest(1, std::slice::from_ref(&one), "2")),
+            ("held-out", &manifest(1, std::slice::from_ref(&one), "").replace(r#""test":[]"#, r#""test":[],"held_out":[2]"#)),
+            (
+                "held-out-twice",
+                &manifest(1, std::slice::from_ref(&one), "2").replace(r#""test":[2]"#, r#""test":[2],"held_out":[2]"#),
+            ),
             ("twice", &manifest(1, std::slice::from_ref(&one), "1")),
             ("beyond", &manifest(1, &two[1..], "18446744073709551615")),
             ("million", &manifest(1_000_000, &two, "")),
@@ -532,6 +563,10 @@ fn manifests(seeds: &mut Vec<Seed>) {
                 "source = \"digits\"\nclients = 1000000\npartition = { kind = \"quantity\", power = 1.5, min = 0 }\nmissing = { kind = \"unimodal\", complete = nan }\n",
             ),
             ("kind", "source = \"d\"\nclients = 1\npartition = { kind = 1 }\n"),
+            (
+                "held-out",
+                "source = \"d\"\nclients = 3\nsplit = { client = \"b\", fold = 0 }\npartition = { kind = \"column\" }\nmissing = { kind = \"members\", lacks = { a = [\"x\"], client-00 = [] } }\n",
+            ),
         ],
     );
     let agent = "name = \"site\"\ncoordinator = \"127.0.0.1:7443\"\nthreads = 2\n[[member]]\nname = \"north\"\ndata = \"data\"\nheld_out = 0.2\n[partition]\nmanifest = \"p.json\"\nmembers = [\"client-00\"]\n";

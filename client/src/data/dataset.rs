@@ -36,10 +36,17 @@
 //!
 //! Values may be whole numbers, floats or booleans of any size up to 64 bits; features become 32-bit floats. A value
 //! that is not finite is an error unless `missing` says what it means. Files lie in the folder or below it.
+//!
+//! A modality may also be texts (`text` and `bytes`: the features are the bytes in UTF-8, zeros after them) or pictures
+//! (`size`, and `image` where each is a file of its own: the features are planes `[3, size, size]` of 0 to 255). A `file`
+//! may be a list, whose rows follow each other. Without `[label]` and `classes`, `[samples]` names a file that has a row
+//! for each sample. `docs/data.md` has an example of each.
 
 mod build;
 mod builtin;
 mod layout;
+mod modality;
+mod pictures;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +59,9 @@ use tessera_common::id::{Digest, is_valid_name};
 use tessera_common::spec::{FUSED, MAX_CLASSES, MAX_MODALITIES, nearest};
 
 pub use builtin::BUILTIN;
+
+/// Classes of a data set without labels; every sample is of the first.
+const UNLABELLED: [&str; 2] = ["unlabelled", "unused"];
 
 /// Samples with their classes, and what is known about where they came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +80,8 @@ pub struct Dataset {
     pub digest: Digest,
     /// What must stay with the data.
     pub card: Card,
+    /// What was worth a warning when it was read, such as texts that were cut.
+    pub notes: Vec<String>,
 }
 
 /// Licence and origin of a data set.
@@ -115,7 +127,7 @@ impl Dataset {
         samples.clear_absent();
         check_values(&samples).map_err(|(place, why)| bad(place, why))?;
         let digest = digest(&classes, &samples, fold.as_deref(), client.as_deref());
-        Ok(Self { name: name.to_owned(), classes, samples, fold, client, digest, card })
+        Ok(Self { name: name.to_owned(), classes, samples, fold, client, digest, card, notes: Vec::new() })
     }
 
     /// Reads a folder with a `dataset.toml`, or a file of that kind under another name.
@@ -169,6 +181,11 @@ impl Dataset {
         }
         let path = Path::new(source);
         if path.exists() { Self::load(path) } else { Err(unknown_source(source)) }
+    }
+
+    /// False if the data set has no labels: then all samples are of one class.
+    pub fn is_labelled(&self) -> bool {
+        self.classes != UNLABELLED
     }
 
     /// Modality names with their number of features, as a run's `task.modalities` wants them.
@@ -249,12 +266,19 @@ fn digest(classes: &[String], samples: &Samples, fold: Option<&[u32]>, client: O
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         hasher.update(&bytes);
     };
+    let values = |hasher: &mut blake3::Hasher, values: &[f32]| {
+        count(hasher, values.len());
+        // piece by piece: pictures fill much of the memory as it is
+        for piece in values.chunks(4096) {
+            let bytes: Vec<u8> = piece.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+    };
     texts(&mut hasher, classes);
     count(&mut hasher, samples.modalities.len());
     for modality in &samples.modalities {
         texts(&mut hasher, std::slice::from_ref(&modality.name));
-        let bits: Vec<u32> = modality.values.iter().map(|value| value.to_bits()).collect();
-        numbers(&mut hasher, &bits);
+        values(&mut hasher, &modality.values);
     }
     numbers(&mut hasher, &samples.labels);
     numbers(&mut hasher, &samples.present);

@@ -3,14 +3,23 @@
 //! To add a format, write a file that makes a [`Source`] out of bytes and add a line to [`READERS`].
 
 use super::error::{DataError, Flaw};
+pub(super) use chain::Chain;
+pub(super) use picture::decode;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use tessera_common::spec::nearest;
 
 mod array;
+mod chain;
 mod csv;
+mod jsonl;
 mod npy;
+mod object;
+mod picture;
+mod resample;
 mod safetensors;
+mod shard;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +34,10 @@ struct Reader {
 
 const READERS: &[Reader] = &[
     Reader { extension: "csv", open: csv::open_csv },
+    Reader { extension: "jsonl", open: jsonl::open },
     Reader { extension: "npy", open: npy::open },
     Reader { extension: "safetensors", open: safetensors::open },
+    Reader { extension: "tar", open: shard::open },
     Reader { extension: "tsv", open: csv::open_tsv },
 ];
 
@@ -46,6 +57,8 @@ pub(super) struct Pick {
     pub(super) prefix: Option<String>,
     /// A range for each axis of an array after the first: `["..", "0..4"]`.
     pub(super) slice: Option<Vec<Index>>,
+    /// An array of pictures, and the side of the squares that they become.
+    pub(super) size: Option<usize>,
 }
 
 /// A number, a range or a name.
@@ -97,7 +110,37 @@ pub(super) enum Scalar {
     Empty,
 }
 
+/// Where a picture is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Encoded<'a> {
+    /// In a file of its own in the data set's folder.
+    File(String),
+    /// In the file that was opened.
+    Bytes {
+        /// What it is called there.
+        name: String,
+        bytes: &'a [u8],
+    },
+}
+
+impl Encoded<'_> {
+    /// Its name, for people.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::File(name) | Self::Bytes { name, .. } => name,
+        }
+    }
+}
+
 impl Scalar {
+    /// What a text stands for.
+    fn of(text: &str) -> Self {
+        match text.trim() {
+            "" => Self::Empty,
+            text => text.parse().map(Self::Int).unwrap_or_else(|_| Self::Text(text.to_owned())),
+        }
+    }
+
     /// As a whole number, if it is one.
     pub(super) fn integer(&self) -> Option<i128> {
         // beyond 2^53 a float does not name one number
@@ -136,6 +179,41 @@ pub(super) trait Source {
     /// # Errors
     /// As [`Self::matrix`].
     fn column(&self, key: Option<&str>) -> Result<Vec<Scalar>, Flaw>;
+
+    /// One text per row, as it stands in the file; `None` where it is empty.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    fn texts(&self, key: &str) -> Result<Vec<Option<String>>, Flaw> {
+        Err(Flaw::new(format!("key {key}"), "texts and paths are read from tables, lines and shards; an array holds numbers"))
+    }
+
+    /// Where the picture of each row is; `None` where there is none. By default `key` names a column of paths.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    fn pictures(&self, key: &str) -> Result<Vec<Option<Encoded<'_>>>, Flaw> {
+        Ok(self.texts(key)?.into_iter().map(|path| path.map(Encoded::File)).collect())
+    }
+
+    /// Number of rows; of the array `key`, where there are several.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    fn rows(&self, key: Option<&str>) -> Result<usize, Flaw>;
+
+    /// Keys of which any row may lack some; none where all rows have the same.
+    fn keys(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
+    /// Tells a file of a list which keys the others have, so that it may lack them in all its rows.
+    fn learn(&mut self, _keys: &BTreeSet<String>) {}
+}
+
+/// The ending of a file's name, which says what reads it.
+pub(super) fn extension(file: &str) -> String {
+    file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
 }
 
 /// Opens the bytes of `file` with the reader of its ending.
@@ -143,7 +221,7 @@ pub(super) trait Source {
 /// # Errors
 /// If no reader knows the ending or the bytes are not of the format.
 pub(super) fn open(file: &str, bytes: Vec<u8>) -> Result<Box<dyn Source>, DataError> {
-    let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default();
+    let extension = extension(file);
     let Some(reader) = READERS.iter().find(|reader| reader.extension == extension) else {
         let why = format!("no reader for files that end so; there are readers for .{}", extensions().join(", ."));
         return Err(DataError::content(file, Flaw::new("", why)));

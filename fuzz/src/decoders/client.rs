@@ -25,7 +25,7 @@ fn sound(loaded: Result<Dataset, DataError>) {
         assert!(modality.values.iter().all(|v| v.is_finite()));
     }
     assert!(dataset.fold.as_ref().is_none_or(|f| f.len() == n) && dataset.client.as_ref().is_none_or(|c| c.len() == n));
-    let Dataset { name, classes, samples, fold, client, digest, card } = dataset;
+    let Dataset { name, classes, samples, fold, client, digest, card, notes: _ } = dataset;
     let again = Dataset::new(&name, classes, samples, fold, client, card);
     assert_eq!(again.map(|d| d.digest).ok(), Some(digest), "the digest is that of the contents");
 }
@@ -81,6 +81,31 @@ pub(super) fn csv(data: &[u8]) {
 /// A table with tabs.
 pub(super) fn tsv(data: &[u8]) {
     table(("x.tsv", data));
+}
+
+/// Lines of JSON, as a table and as texts.
+pub(super) fn jsonl(data: &[u8]) {
+    table(("x.jsonl", data));
+    let texts = "name = 'f'\n[modalities.m]\nfile = ['x.jsonl', 'x.jsonl']\ntext = 'x0'\nbytes = 4\nmissing = 'nan'\n[samples]\nfile = ['x.jsonl', 'x.jsonl']\n";
+    load(texts, ("x.jsonl", data));
+}
+
+/// The file of a picture.
+pub(super) fn picture(data: &[u8]) {
+    // twice, so that another thread decodes them: what a picture may take is bounded by itself
+    let lines = "{\"path\": \"x\"}\n{\"path\": \"x\"}";
+    let layout = "name = 'f'\n[modalities.m]\nfile = 'p.jsonl'\nimage = 'path'\nsize = 3\n[samples]\nfile = 'p.jsonl'\n";
+    let files = |layout| [("dataset.toml", layout), ("p.jsonl", lines.as_bytes()), ("x", data)];
+    sound(Dataset::from_files(&files(layout.as_bytes())));
+    sound(Dataset::from_files(&files(layout.replace("size", "skip = 2\nsize").as_bytes())));
+}
+
+/// A shard.
+pub(super) fn shard(data: &[u8]) {
+    let layout = "name = 'f'\nclasses = 3\n[modalities.m]\nfile = 'x.tar'\nimage = 'png'\nsize = 1\nskip = 9\nmissing = 'nan'\n\
+                  [modalities.n]\nfile = 'x.tar'\ntext = 'txt'\nbytes = 3\nmissing = 'nan'\n[label]\nfile = 'x.tar'\nkey = 'json:y'\n";
+    load(layout, ("x.tar", data));
+    load(&format!("id = '__key__'\n{}", layout.replace("json:y", "cls")), ("x.tar", data));
 }
 
 /// A `[data]` table.

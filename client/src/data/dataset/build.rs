@@ -1,11 +1,12 @@
 //! From a `dataset.toml` and its files to samples.
 
 use super::super::error::{DataError, Flaw};
-use super::super::reader::{self, Matrix, Scalar, Source};
-use super::super::samples::{Modality, Samples};
+use super::super::reader::{self, Chain, Scalar, Source};
+use super::super::samples::Samples;
 use super::Dataset;
 use super::builtin::Folder;
-use super::layout::{ColumnField, LabelField, Layout, Missing, ModalityField};
+use super::layout::{ColumnField, FileList, LabelField, Layout, Listing};
+use super::modality::modality;
 use std::collections::BTreeMap;
 
 /// Reads the data set that `file` of `folder` describes.
@@ -14,8 +15,11 @@ pub(super) fn build(folder: &Folder<'_>, file: &str) -> Result<Dataset, DataErro
     let shown = folder.shown(file);
     let text = String::from_utf8(bytes).map_err(|_| DataError::content(&shown, Flaw::new("", "is not text")))?;
     let layout = Layout::parse(&text).map_err(|error| DataError::Spec { file: format!("{shown}: "), error })?;
-    let mut files = Files { folder, id: layout.id.as_deref(), open: BTreeMap::new() };
-    let (labels, rows) = labels(&mut files, &layout.label, &layout.classes)?;
+    let mut files = Files { folder, id: layout.id.as_deref(), open: BTreeMap::new(), notes: Vec::new() };
+    let (labels, rows) = match &layout.listing {
+        Listing::Label(field) => labels(&mut files, field, &layout.classes)?,
+        Listing::Samples(field) => unlabelled(&mut files, field)?,
+    };
     let fold = layout.fold.as_ref().map(|field| folds(&mut files, field, &rows)).transpose()?;
     let client = layout.client.as_ref().map(|field| clients(&mut files, field, &rows)).transpose()?;
     let mut samples = Samples { modalities: Vec::new(), present: vec![0; labels.len()], labels };
@@ -26,24 +30,30 @@ pub(super) fn build(folder: &Folder<'_>, file: &str) -> Result<Dataset, DataErro
         samples.present.iter_mut().zip(has).filter(|(_, has)| *has).for_each(|(present, _)| *present |= mask);
         samples.modalities.push(modality);
     }
-    Dataset::new(&layout.name, layout.classes, samples, fold, client, layout.card)
+    let Files { notes, .. } = files;
+    notes.iter().for_each(|note| tracing::warn!(data = shown, "{note}"));
+    let mut dataset = Dataset::new(&layout.name, layout.classes, samples, fold, client, layout.card)?;
+    dataset.notes = notes;
+    Ok(dataset)
 }
 
 /// The files of a data set, each opened once.
-struct Files<'a> {
-    folder: &'a Folder<'a>,
+pub(super) struct Files<'a> {
+    pub(super) folder: &'a Folder<'a>,
     id: Option<&'a str>,
-    open: BTreeMap<String, Opened>,
+    open: BTreeMap<FileList, Opened>,
+    /// What is worth a warning.
+    pub(super) notes: Vec<String>,
 }
 
-struct Opened {
-    source: Box<dyn Source>,
+pub(super) struct Opened {
+    pub(super) source: Box<dyn Source>,
     /// Row of each id, where files are joined by id.
-    ids: Option<BTreeMap<String, usize>>,
+    pub(super) ids: Option<BTreeMap<String, usize>>,
 }
 
 /// The samples that are kept, as rows of the file that holds the labels.
-struct Rows {
+pub(super) struct Rows {
     /// Rows of that file.
     total: usize,
     /// Those that are kept, in order.
@@ -54,17 +64,42 @@ struct Rows {
     file: String,
 }
 
+impl Opened {
+    /// Id of each of so many rows, where files are joined by id.
+    fn ids(&self, rows: usize) -> Option<Vec<String>> {
+        self.ids.as_ref().map(|ids| {
+            let mut by_row = vec![String::new(); rows];
+            ids.iter().filter(|(_, row)| **row < rows).for_each(|(id, &row)| by_row[row].clone_from(id));
+            by_row
+        })
+    }
+}
+
 impl Files<'_> {
-    fn get(&mut self, file: &str) -> Result<&Opened, DataError> {
+    pub(super) fn get(&mut self, file: &FileList) -> Result<&Opened, DataError> {
         if !self.open.contains_key(file) {
-            let source = reader::open(file, self.folder.read(file)?)?;
+            let source = self.open(file)?;
             let ids = match self.id {
-                Some(id) => Some(index(file, id, source.as_ref())?),
+                Some(id) => Some(index(&file.shown(), id, source.as_ref())?),
                 None => None,
             };
-            self.open.insert(file.to_owned(), Opened { source, ids });
+            self.open.insert(file.clone(), Opened { source, ids });
         }
         Ok(&self.open[file])
+    }
+
+    fn open(&self, files: &FileList) -> Result<Box<dyn Source>, DataError> {
+        let open = |file: &String| reader::open(file, self.folder.read(file)?);
+        if let [only] = files.0.as_slice() {
+            return open(only);
+        }
+        let kind = reader::extension(&files.0[0]);
+        if let Some(other) = files.0.iter().find(|file| reader::extension(file) != kind) {
+            let why = format!("is not of the kind of {}; the files of a list must be alike", files.0[0]);
+            return Err(DataError::content(other, Flaw::new("", why)));
+        }
+        let sources = files.0.iter().map(|file| Ok((file.clone(), open(file)?))).collect::<Result<_, DataError>>()?;
+        Ok(Box::new(Chain::new(sources)))
     }
 }
 
@@ -89,7 +124,12 @@ fn index(file: &str, id: &str, source: &dyn Source) -> Result<BTreeMap<String, u
 
 impl Rows {
     /// For each kept sample its row in a file of `total` rows, `None` where the file does not know it.
-    fn find(&self, file: &str, total: usize, ids: Option<&BTreeMap<String, usize>>) -> Result<Vec<Option<usize>>, DataError> {
+    pub(super) fn find(
+        &self,
+        file: &str,
+        total: usize,
+        ids: Option<&BTreeMap<String, usize>>,
+    ) -> Result<Vec<Option<usize>>, DataError> {
         let (Some(theirs), Some(ours)) = (ids, &self.ids) else {
             if total != self.total {
                 let why = format!("has {total} rows, but {}, which holds the labels, has {}", self.file, self.total);
@@ -105,15 +145,21 @@ impl Rows {
         Ok(self.kept.iter().map(|&row| theirs.get(&ours[row]).copied()).collect())
     }
 
+    /// The id of a kept sample; empty where files are not joined by id.
+    pub(super) fn id(&self, sample: usize) -> &str {
+        self.ids.as_ref().map(|ids| ids[self.kept[sample]].as_str()).unwrap_or_default()
+    }
+
     /// A column with one value per kept sample.
-    fn column(&self, files: &mut Files<'_>, file: &str, key: Option<&str>) -> Result<Vec<Scalar>, DataError> {
-        let opened = files.get(file)?;
+    fn column(&self, files: &mut Files<'_>, list: &FileList, key: Option<&str>) -> Result<Vec<Scalar>, DataError> {
+        let opened = files.get(list)?;
+        let file = &list.shown();
         let column = opened.source.column(key).map_err(|flaw| DataError::content(file, flaw))?;
         let found = self.find(file, column.len(), opened.ids.as_ref())?;
         let value = |(sample, row): (usize, Option<usize>)| match row {
             Some(row) => Ok(column[row].clone()),
             None => {
-                let id = self.ids.as_ref().map(|ids| ids[self.kept[sample]].as_str()).unwrap_or_default();
+                let id = self.id(sample);
                 Err(DataError::content(file, Flaw::new("", format!("has no row for the id {id:?}, which {} has", self.file))))
             }
         };
@@ -121,15 +167,20 @@ impl Rows {
     }
 }
 
+/// Samples without labels: all are of class 0.
+fn unlabelled(files: &mut Files<'_>, field: &ColumnField) -> Result<(Vec<u32>, Rows), DataError> {
+    let opened = files.get(&field.file)?;
+    let file = field.file.shown();
+    let total = opened.source.rows(field.key.as_deref()).map_err(|flaw| DataError::content(&file, flaw))?;
+    Ok((vec![0; total], Rows { total, kept: (0..total).collect(), ids: opened.ids(total), file }))
+}
+
 /// The classes of the samples, and which samples are kept.
 fn labels(files: &mut Files<'_>, field: &LabelField, classes: &[String]) -> Result<(Vec<u32>, Rows), DataError> {
     let opened = files.get(&field.file)?;
-    let column = opened.source.column(field.key.as_deref()).map_err(|flaw| DataError::content(&field.file, flaw))?;
-    let ids = opened.ids.as_ref().map(|ids| {
-        let mut by_row = vec![String::new(); column.len()];
-        ids.iter().for_each(|(id, &row)| by_row[row].clone_from(id));
-        by_row
-    });
+    let file = field.file.shown();
+    let column = opened.source.column(field.key.as_deref()).map_err(|flaw| DataError::content(&file, flaw))?;
+    let ids = opened.ids(column.len());
     let by_name: BTreeMap<&str, u32> = classes.iter().enumerate().map(|(class, name)| (name.as_str(), class as u32)).collect();
     let (mut labels, mut kept) = (Vec::new(), Vec::new());
     for (row, value) in column.iter().enumerate() {
@@ -145,12 +196,12 @@ fn labels(files: &mut Files<'_>, field: &LabelField, classes: &[String]) -> Resu
             let why =
                 format!("the label {:?} is neither one of 0 to {} nor the name of a class", value.to_string(), classes.len() - 1);
             let hint = if field.unknown.is_none() { "; `unknown` can name the label of samples to leave out" } else { "" };
-            return Err(DataError::content(&field.file, Flaw::new(format!("{key}row {row}"), why + hint)));
+            return Err(DataError::content(&file, Flaw::new(format!("{key}row {row}"), why + hint)));
         };
         labels.push(label);
         kept.push(row);
     }
-    Ok((labels, Rows { total: column.len(), kept, ids, file: field.file.clone() }))
+    Ok((labels, Rows { total: column.len(), kept, ids, file }))
 }
 
 fn folds(files: &mut Files<'_>, field: &ColumnField, rows: &Rows) -> Result<Vec<u32>, DataError> {
@@ -158,7 +209,10 @@ fn folds(files: &mut Files<'_>, field: &ColumnField, rows: &Rows) -> Result<Vec<
     let fold = |(at, value): (usize, &Scalar)| {
         value.integer().and_then(|fold| u32::try_from(fold).ok()).ok_or_else(|| {
             let place = format!("fold, row {}", rows.kept[at]);
-            DataError::content(&field.file, Flaw::new(place, format!("{:?} is not the number of a fold", value.to_string())))
+            DataError::content(
+                &field.file.shown(),
+                Flaw::new(place, format!("{:?} is not the number of a fold", value.to_string())),
+            )
         })
     };
     column.iter().enumerate().map(fold).collect()
@@ -168,78 +222,21 @@ fn clients(files: &mut Files<'_>, field: &ColumnField, rows: &Rows) -> Result<Ve
     let column = rows.column(files, &field.file, field.key.as_deref())?;
     let client = |(at, value): (usize, &Scalar)| match value.to_string() {
         empty if empty.is_empty() => {
-            Err(DataError::content(&field.file, Flaw::new(format!("client, row {}", rows.kept[at]), "is empty")))
+            Err(DataError::content(&field.file.shown(), Flaw::new(format!("client, row {}", rows.kept[at]), "is empty")))
         }
         text => Ok(text),
     };
     column.iter().enumerate().map(client).collect()
 }
 
-/// A modality's features of the kept samples, and which of them have it.
-fn modality(files: &mut Files<'_>, name: &str, field: &ModalityField, rows: &Rows) -> Result<(Modality, Vec<bool>), DataError> {
-    let opened = files.get(&field.file)?;
-    let matrix = opened.source.matrix(&field.pick()).map_err(|flaw| DataError::content(&field.file, flaw))?;
-    let found = rows.find(&field.file, matrix.rows, opened.ids.as_ref())?;
-    let mut has = match &field.has {
-        Some(column) => presence(files, column.file.as_deref().unwrap_or(&field.file), &column.key, rows)?,
-        None => vec![true; found.len()],
-    };
-    let mut values = vec![0.0; found.len() * matrix.dim];
-    for (sample, row) in found.iter().enumerate() {
-        if !has[sample] {
-            continue;
-        }
-        has[sample] = match row {
-            Some(row) => whole(&matrix, *row, field.missing).map_err(|flaw| {
-                DataError::content(&field.file, Flaw::new(format!("modality {name}, {}", flaw.place), flaw.why))
-            })?,
-            None if field.missing != Missing::Refuse => false,
-            None => {
-                let id = rows.ids.as_ref().map(|ids| ids[rows.kept[sample]].as_str()).unwrap_or_default();
-                let why = format!("has no row for the id {id:?}; if such samples lack {name}, say `missing = \"nan\"`");
-                return Err(DataError::content(&field.file, Flaw::new(format!("modality {name}"), why)));
-            }
-        };
-        if let (Some(row), true) = (row, has[sample]) {
-            let features = &matrix.values[row * matrix.dim..(row + 1) * matrix.dim];
-            values[sample * matrix.dim..(sample + 1) * matrix.dim].copy_from_slice(features);
-        }
-    }
-    Ok((Modality { name: name.to_owned(), dim: matrix.dim, values }, has))
-}
-
-/// True if row `row` has its features, false if it lacks them in the way that `missing` allows.
-fn whole(matrix: &Matrix, row: usize, missing: Missing) -> Result<bool, Flaw> {
-    let features = &matrix.values[row * matrix.dim..(row + 1) * matrix.dim];
-    let at = |column: usize| format!("row {row}, {}", matrix.name(column));
-    if let Some(column) = features.iter().position(|value| value.is_infinite()) {
-        return Err(Flaw::new(at(column), "is infinite, or too large for 32 bits"));
-    }
-    let Some(column) = features.iter().position(|value| value.is_nan()) else {
-        return Ok(true);
-    };
-    match missing {
-        Missing::AnyNan => Ok(false),
-        Missing::Nan if features.iter().all(|value| value.is_nan()) => Ok(false),
-        Missing::Nan => Err(Flaw::new(
-            at(column),
-            "is missing while other features of the row are there; `missing = \"any-nan\"` would count the row as lacking all",
-        )),
-        Missing::Refuse => Err(Flaw::new(
-            at(column),
-            "is not a number or empty; `missing = \"nan\"` would count rows without any features as lacking the modality",
-        )),
-    }
-}
-
-fn presence(files: &mut Files<'_>, file: &str, key: &str, rows: &Rows) -> Result<Vec<bool>, DataError> {
+pub(super) fn presence(files: &mut Files<'_>, file: &FileList, key: &str, rows: &Rows) -> Result<Vec<bool>, DataError> {
     let column = rows.column(files, file, Some(key))?;
     let has = |(at, value): (usize, &Scalar)| match value.integer() {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
         _ => {
             let why = format!("{:?} is neither 1 (has the modality) nor 0 (lacks it)", value.to_string());
-            Err(DataError::content(file, Flaw::new(format!("key {key}, row {}", rows.kept[at]), why)))
+            Err(DataError::content(&file.shown(), Flaw::new(format!("key {key}, row {}", rows.kept[at]), why)))
         }
     };
     column.iter().enumerate().map(has).collect()

@@ -25,11 +25,22 @@ pub(super) enum Folder<'a> {
 impl Folder<'_> {
     /// The bytes of `file`, which may lie in a folder below but not elsewhere.
     pub(super) fn read(&self, file: &str) -> Result<Vec<u8>, DataError> {
+        self.read_up_to(file, u64::MAX)
+    }
+
+    /// Checks that `file` lies in the folder or below it.
+    pub(super) fn check(file: &str) -> Result<(), DataError> {
         let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
         if file.is_empty() || !inside {
             let why = "a data set's files lie in its own folder: give a path without \"..\" that does not start with \"/\"";
             return Err(DataError::content(file, Flaw::new("", why)));
         }
+        Ok(())
+    }
+
+    /// The bytes of `file`, of which there may be `most`.
+    pub(super) fn read_up_to(&self, file: &str, most: u64) -> Result<Vec<u8>, DataError> {
+        Self::check(file)?;
         match self {
             Self::Path(folder) => {
                 let path = folder.join(file);
@@ -37,6 +48,10 @@ impl Folder<'_> {
                 if !about.is_file() {
                     // a pipe or a device may never end
                     return Err(DataError::content(file, Flaw::new("", "is not a regular file")));
+                }
+                if about.len() > most {
+                    let why = format!("has {} bytes; at most {most} are read", about.len());
+                    return Err(DataError::content(file, Flaw::new("", why)));
                 }
                 std::fs::read(&path).map_err(|error| DataError::read(&path, error))
             }

@@ -1,3 +1,8 @@
+mod emoji;
+mod lines;
+mod pictures;
+mod shards;
+
 use super::*;
 use crate::data::Modality;
 use proptest::prelude::*;
@@ -47,7 +52,11 @@ fn the_documented_layout_is_valid() {
     let docs = include_str!("../dataset.rs").split("//! ```").nth(1).unwrap();
     let layout = layout::Layout::parse(&docs.replace("toml", "").replace("//!", "")).unwrap();
     assert_eq!((layout.name.as_str(), layout.modalities.len(), layout.classes.len()), ("wards", 2, 2));
-    assert!(layout.fold.is_some() && layout.client.is_some() && layout.label.unknown == Some(255));
+    assert!(
+        layout.fold.is_some()
+            && layout.client.is_some()
+            && matches!(layout.listing, layout::Listing::Label(label) if label.unknown == Some(255))
+    );
 }
 
 #[test]

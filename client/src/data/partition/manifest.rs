@@ -4,8 +4,8 @@ use super::super::dataset::Dataset;
 use super::super::error::{DataError, Flaw};
 use super::super::samples::{Modality, Samples, complete_mask};
 use super::missing::{Federation, kept};
-use super::scheme::assign;
-use super::spec::DataSpec;
+use super::scheme::{assign, deal_out};
+use super::spec::{DataSpec, Scheme};
 use super::split::{hold_out, split};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +47,9 @@ pub struct Manifest {
     pub members: Vec<MemberRows>,
     /// Rows of the member [`EVALUATOR`], ascending.
     pub test: Vec<usize>,
+    /// Rows that [`EVALUATOR`] holds out, ascending: of the client and of the fold that nobody trains on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<usize>,
 }
 
 /// Which data set a manifest is about.
@@ -106,14 +109,18 @@ impl Manifest {
         let bits = bits(dataset, &modalities);
         let natural: Vec<u32> = dataset.samples.present.iter().map(|&mask| project(mask, &bits)).collect();
         let rows = (0..dataset.samples.len()).filter(|&row| natural[row] != 0).collect();
-        let (train, test) = split(dataset, &spec.split, rows, seed)?;
-        let assignment = assign(dataset, &spec.partition, &train, spec.clients, seed)?;
+        let parts = split(dataset, &spec.split, rows, seed)?;
+        let assignment = assign(dataset, &spec.partition, &parts.train, spec.clients, seed)?;
         let names = member_names(spec.clients);
-        let (rows, held_out): (Vec<_>, Vec<_>) =
+        let (rows, mut held_out): (Vec<_>, Vec<_>) =
             names.iter().zip(&assignment.rows).map(|(name, rows)| hold_out(rows, spec.held_out, name, seed)).unzip();
+        if !parts.own.is_empty() && spec.split.members != Some(false) {
+            held_out = deal_out(dataset, &assignment.ids, &parts.own);
+        }
         let labels = &dataset.samples.labels;
-        let federation =
-            Federation { modalities: &modalities, classes: dataset.classes.len(), labels, names: &names, rows: &rows };
+        let column = if matches!(spec.partition, Scheme::Column {}) { dataset.client.as_deref() } else { None };
+        let classes = dataset.classes.len();
+        let federation = Federation { modalities: &modalities, classes, labels, names: &names, rows: &rows, column };
         let kept = kept(&spec.missing, &federation, seed)?;
         let mut ids = assignment.ids.into_iter();
         let mut members = Vec::with_capacity(names.len());
@@ -134,8 +141,9 @@ impl Manifest {
             rows: dataset.samples.len(),
             classes: dataset.classes.len(),
         };
-        let (draws, moved) = (assignment.draws, assignment.moved);
-        Ok(Self { schema_version: MANIFEST_VERSION, dataset, seed, data: spec.clone(), modalities, draws, moved, members, test })
+        let (schema_version, data) = (MANIFEST_VERSION, spec.clone());
+        let (draws, moved, test, held_out) = (assignment.draws, assignment.moved, parts.test, parts.held_out);
+        Ok(Self { schema_version, dataset, seed, data, modalities, draws, moved, members, test, held_out })
     }
 
     /// The manifest as a file: JSON on one line. Equal manifests have equal bytes.
@@ -205,8 +213,9 @@ impl Manifest {
         let natural = |rows: &[usize]| rows.iter().map(|&row| project(dataset.samples.present[row], &bits)).collect::<Vec<_>>();
         let samples = |rows: &[usize], present: Vec<u32>| take(&dataset.samples, &bits, rows, present);
         if name == EVALUATOR {
-            let [train, held_out] = [samples(&[], Vec::new()), samples(&[], Vec::new())];
-            return Ok(MemberSplits { train, held_out, test: samples(&self.test, natural(&self.test)) });
+            let held_out = samples(&self.held_out, natural(&self.held_out));
+            let test = samples(&self.test, natural(&self.test));
+            return Ok(MemberSplits { train: samples(&[], Vec::new()), held_out, test });
         }
         let member = self.members.binary_search_by(|member| member.name.as_str().cmp(name)).map(|at| &self.members[at]);
         let member = member.map_err(|_| self.unknown(name))?;
@@ -255,7 +264,7 @@ impl Manifest {
             member.check(complete_mask(names.len()), self.dataset.classes)?;
         }
         let lists = self.members.iter().flat_map(|m| [&m.train, &m.held_out, &m.discarded].map(|rows| (m.name.as_str(), rows)));
-        for (name, rows) in lists.chain([(EVALUATOR, &self.test)]) {
+        for (name, rows) in lists.chain([(EVALUATOR, &self.test), (EVALUATOR, &self.held_out)]) {
             if rows.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return Err(format!("{name} has rows that are not ascending"));
             }

@@ -2,7 +2,7 @@
 
 use super::super::samples::complete_mask;
 use super::spec::{MAX_DRAWS, Pattern};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tessera_common::rng::{self, Stream};
 use tessera_common::spec::SpecError;
 
@@ -19,6 +19,8 @@ pub(super) struct Federation<'a> {
     pub(super) names: &'a [String],
     /// Rows that each member trains on.
     pub(super) rows: &'a [Vec<usize>],
+    /// The client column, if the rows were cut by it.
+    pub(super) column: Option<&'a [String]>,
 }
 
 /// For each member and row a mask of the modalities that are kept, whatever the row has by nature.
@@ -44,6 +46,7 @@ pub(super) fn kept(pattern: &Pattern, federation: &Federation<'_>, seed: u64) ->
             let table = class_rates(federation, (*low, *high), rates, seed)?;
             by_row(federation, seed, |label| table[label as usize].clone())
         }
+        Pattern::Members { lacks } => by_name(federation, lacks)?,
     })
 }
 
@@ -61,6 +64,36 @@ fn known<'a>(mut names: impl Iterator<Item = &'a String>, modalities: &[String])
         }
         None => Ok(()),
     }
+}
+
+/// The masks where `lacks` says by name, of a member or of the client column, what is lacking.
+fn by_name(federation: &Federation<'_>, lacks: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<u32>>, SpecError> {
+    let values: BTreeSet<&str> = match federation.column {
+        Some(column) => federation.rows.iter().flatten().map(|&row| column[row].as_str()).collect(),
+        None => BTreeSet::new(),
+    };
+    let complete = complete_mask(federation.modalities.len());
+    let mut masks = BTreeMap::new();
+    for (key, names) in lacks {
+        if !values.contains(key.as_str()) && !federation.names.contains(key) {
+            let members = federation.names.iter().map(String::as_str);
+            let valid: Vec<&str> = values.iter().copied().chain(members).collect();
+            return Err(SpecError::unknown_name("data.missing.lacks", key, &valid));
+        }
+        let mut mask = complete;
+        for name in names {
+            let Some(bit) = federation.modalities.iter().position(|modality| modality == name) else {
+                let valid: Vec<&str> = federation.modalities.iter().map(String::as_str).collect();
+                return Err(SpecError::unknown_name(&format!("data.missing.lacks.{key}"), name, &valid));
+            };
+            mask &= !(1 << bit);
+        }
+        masks.insert(key.as_str(), mask);
+    }
+    let keeps = |key: &str| masks.get(key).copied().unwrap_or(complete);
+    let row_keeps = |row: usize| federation.column.map_or(complete, |column| keeps(&column[row]));
+    let member = |(name, rows): (&String, &Vec<usize>)| rows.iter().map(|&row| keeps(name) & row_keeps(row)).collect();
+    Ok(federation.names.iter().zip(federation.rows).map(member).collect())
 }
 
 /// A mask in which modality m is lost with probability `rates[m]`.

@@ -3,6 +3,7 @@
 use super::super::dataset::Dataset;
 use super::spec::{MAX_DRAWS, Scheme};
 use super::split::by_class;
+use std::collections::BTreeMap;
 use tessera_common::rng::{self, Stream};
 use tessera_common::spec::SpecError;
 
@@ -52,6 +53,20 @@ pub(super) fn assign(
     };
     assignment.rows.iter_mut().for_each(|rows| rows.sort_unstable());
     Ok(assignment)
+}
+
+/// Deals rows that do not train to the members that have their ids; `[members]`, each ascending.
+pub(super) fn deal_out(dataset: &Dataset, ids: &[Vec<String>], rows: &[usize]) -> Vec<Vec<usize>> {
+    let mut dealt = vec![Vec::new(); ids.len()];
+    let member: BTreeMap<&String, usize> =
+        ids.iter().enumerate().flat_map(|(member, ids)| ids.iter().map(move |id| (id, member))).collect();
+    for &row in rows {
+        // an id without rows to train has no member
+        if let Some(&member) = dataset.client.as_ref().and_then(|column| member.get(&column[row])) {
+            dealt[member].push(row);
+        }
+    }
+    dealt
 }
 
 /// Cuts each group by a draw of `shares`, drawn again until each member has `min` rows, then repaired.
@@ -140,7 +155,7 @@ fn column(dataset: &Dataset, rows: &[usize], clients: usize) -> Result<Assignmen
         let why = format!("the client column has {} ids with rows to train; ask for 1 to {} members", ids.len(), ids.len());
         return Err(SpecError::invalid("data.clients", why));
     }
-    let member: std::collections::BTreeMap<&String, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at % clients)).collect();
+    let member: BTreeMap<&String, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at % clients)).collect();
     let mut assignment = Assignment { rows: vec![Vec::new(); clients], draws: 0, moved: 0, ids: vec![Vec::new(); clients] };
     rows.iter().for_each(|&row| assignment.rows[member[&column[row]]].push(row));
     ids.iter().enumerate().for_each(|(at, id)| assignment.ids[at % clients].push((*id).clone()));

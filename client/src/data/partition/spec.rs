@@ -32,7 +32,8 @@ pub struct DataSpec {
     pub modalities: Option<Vec<String>>,
 }
 
-/// Which rows are for testing only: `{ test_per_class = 40 }` or `{ fold = 0 }`.
+/// Which rows are for testing only: `{ test_per_class = 40 }`, `{ fold = 0 }`, `{ client = "ward-b" }` or
+/// `{ client = "ward-b", fold = 0 }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
@@ -42,6 +43,15 @@ pub struct Split {
     /// The rows of this fold of the data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<u32>,
+    /// The rows of this value of the data set's client column. With `fold`, nobody trains on rows of either: the
+    /// evaluator tests on the client's rows outside the fold, holds out those in it, and each member holds out its own
+    /// rows of the fold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// With `client` and `fold`: false lets the evaluator alone hold out rows, so that runs of different members are
+    /// measured on the same ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<bool>,
 }
 
 /// Which row is whose.
@@ -134,6 +144,12 @@ pub enum Pattern {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         rates: BTreeMap<String, Vec<f64>>,
     },
+    /// Each of these members lacks these modalities in all its rows. A key is the name of a member, such as
+    /// `client-00`; in a partition by the client column also a value of that column, which means the rows of it.
+    Members {
+        /// Modalities that are taken away, by member or value.
+        lacks: BTreeMap<String, Vec<String>>,
+    },
 }
 
 impl Default for Pattern {
@@ -163,6 +179,16 @@ impl DataSpec {
         check("data.held_out", (0.0..1.0).contains(&self.held_out), "must be in [0, 1)")?;
         let split = &self.split;
         check("data.split", split.test_per_class.is_none() || split.fold.is_none(), "give test_per_class or fold, not both")?;
+        let drawn = split.test_per_class.is_some() && split.client.is_some();
+        check("data.split", !drawn, "give test_per_class or client, not both")?;
+        let both = split.client.is_some() && split.fold.is_some();
+        check("data.split.members", both || split.members.is_none(), "says something only beside client and fold")?;
+        let by_column = matches!(self.partition, Scheme::Column {});
+        let why = "client and fold hold out each member's rows of the fold, so members need rows of their own: set \
+                   partition = { kind = \"column\" }";
+        check("data.split", !both || by_column, why)?;
+        let why = "with client and fold the members hold out their rows of the fold; leave it out";
+        check("data.held_out", !both || self.held_out == 0.0, why)?;
         check("data.split.test_per_class", split.test_per_class != Some(0), "must be 1 or more; without a split leave it out")?;
         if let Some(names) = &self.modalities {
             check(
@@ -223,6 +249,11 @@ impl Pattern {
                 rates.iter().try_for_each(|(name, &rate)| below(&format!("rates.{name}"), rate))
             }
             Self::Unimodal { complete } => share("complete", *complete),
+            Self::Members { lacks } => check(
+                "data.missing.lacks",
+                !lacks.is_empty(),
+                "name members and what they lack: lacks = { client-00 = [\"text\"] }",
+            ),
             Self::Label { low, high, rates } => {
                 share("low", *low)?;
                 share("high", *high)?;

@@ -2,33 +2,81 @@
 
 use super::super::dataset::Dataset;
 use super::spec::Split;
+use std::collections::BTreeSet;
 use tessera_common::rng;
 use tessera_common::spec::SpecError;
 
-/// Cuts `rows` (ascending) into rows to train and rows to test, both ascending.
+/// Rows by what they are for, each list ascending.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// Rows that members train on.
+    pub(super) train: Vec<usize>,
+    /// Rows that the evaluator tests on.
+    pub(super) test: Vec<usize>,
+    /// Rows that the evaluator holds out: of the client and of the fold that nobody trains on.
+    pub(super) held_out: Vec<usize>,
+    /// Rows that their members hold out: of that fold, and of the other clients.
+    pub(super) own: Vec<usize>,
+}
+
+/// Cuts `rows` (ascending) by what they are for.
 ///
 /// # Errors
-/// If the data set has no such fold, or a class is too small.
-pub(super) fn split(dataset: &Dataset, spec: &Split, rows: Vec<usize>, seed: u64) -> Result<(Vec<usize>, Vec<usize>), SpecError> {
-    let is_test: Vec<bool> = match (spec.test_per_class, spec.fold) {
-        (None, None) => return Ok((rows, Vec::new())),
-        (Some(per_class), _) => per_class_test(dataset, per_class, &rows, seed)?,
-        (None, Some(fold)) => {
-            let Some(folds) = &dataset.fold else {
-                return Err(SpecError::invalid("data.split.fold", format!("the data set {:?} has no [fold]", dataset.name)));
-            };
-            let is_test: Vec<bool> = folds.iter().map(|&of| of == fold).collect();
-            if !rows.iter().any(|&row| is_test[row]) {
-                let mut known: Vec<u32> = folds.clone();
-                known.sort_unstable();
-                known.dedup();
-                return Err(SpecError::invalid("data.split.fold", format!("there is no fold {fold}; there are {known:?}")));
-            }
-            is_test
-        }
+/// If the data set has no such fold or client, or a class is too small.
+pub(super) fn split(dataset: &Dataset, spec: &Split, rows: Vec<usize>, seed: u64) -> Result<Parts, SpecError> {
+    let in_fold = spec.fold.map(|fold| fold_rows(dataset, fold, &rows)).transpose()?;
+    let of_client = spec.client.as_ref().map(|client| client_rows(dataset, client, &rows)).transpose()?;
+    let is_test = match (spec.test_per_class, &of_client, &in_fold) {
+        (Some(per_class), ..) => per_class_test(dataset, per_class, &rows, seed)?,
+        (None, Some(of_client), Some(in_fold)) => return both(rows, of_client, in_fold),
+        (None, Some(is_test), None) | (None, None, Some(is_test)) => is_test.clone(),
+        (None, None, None) => return Ok(Parts { train: rows, ..Parts::default() }),
     };
     let (test, train) = rows.into_iter().partition(|&row| is_test[row]);
-    Ok((train, test))
+    Ok(Parts { train, test, ..Parts::default() })
+}
+
+/// Which rows of the data set are in `fold`.
+fn fold_rows(dataset: &Dataset, fold: u32, rows: &[usize]) -> Result<Vec<bool>, SpecError> {
+    let Some(folds) = &dataset.fold else {
+        return Err(SpecError::invalid("data.split.fold", format!("the data set {:?} has no [fold]", dataset.name)));
+    };
+    let is_test: Vec<bool> = folds.iter().map(|&of| of == fold).collect();
+    if !rows.iter().any(|&row| is_test[row]) {
+        let mut known: Vec<u32> = folds.clone();
+        known.sort_unstable();
+        known.dedup();
+        return Err(SpecError::invalid("data.split.fold", format!("there is no fold {fold}; there are {known:?}")));
+    }
+    Ok(is_test)
+}
+
+/// Which rows of the data set are of `client`.
+fn client_rows(dataset: &Dataset, client: &str, rows: &[usize]) -> Result<Vec<bool>, SpecError> {
+    let Some(clients) = &dataset.client else {
+        return Err(SpecError::invalid("data.split.client", format!("the data set {:?} has no [client] column", dataset.name)));
+    };
+    if !rows.iter().any(|&row| clients[row] == client) {
+        let known: BTreeSet<&str> = rows.iter().map(|&row| clients[row].as_str()).collect();
+        return Err(SpecError::unknown_name("data.split.client", client, &known.into_iter().collect::<Vec<_>>()));
+    }
+    Ok(clients.iter().map(|of| of == client).collect())
+}
+
+/// Cuts by client and fold.
+fn both(rows: Vec<usize>, of_client: &[bool], in_fold: &[bool]) -> Result<Parts, SpecError> {
+    let mut parts = Parts::default();
+    for row in rows {
+        let part = match (of_client[row], in_fold[row]) {
+            (false, false) => &mut parts.train,
+            (false, true) => &mut parts.own,
+            (true, false) => &mut parts.test,
+            (true, true) => &mut parts.held_out,
+        };
+        part.push(row);
+    }
+    let why = "all rows of the client are in the fold, or none is: the evaluator needs both";
+    if parts.test.is_empty() || parts.held_out.is_empty() { Err(SpecError::invalid("data.split", why)) } else { Ok(parts) }
 }
 
 fn per_class_test(dataset: &Dataset, per_class: usize, rows: &[usize], seed: u64) -> Result<Vec<bool>, SpecError> {

@@ -19,6 +19,8 @@ pub struct Summary {
     pub held_out: usize,
     /// Rows of the evaluator.
     pub test: usize,
+    /// Rows that the evaluator holds out.
+    pub test_held_out: usize,
     /// Members with rows that have every modality in each of them.
     pub complete: usize,
     /// What is lacking, per modality.
@@ -89,6 +91,7 @@ impl Manifest {
             discarded: self.members.iter().map(|member| member.discarded.len()).sum(),
             held_out: self.members.iter().map(|member| member.held_out.len()).sum(),
             test: self.test.len(),
+            test_held_out: self.held_out.len(),
             complete: with_rows.iter().filter(|member| member.present.iter().all(|&mask| mask == complete)).count(),
             lacking: lacking.collect(),
             classes: mean(&|member| member.labels.len() as f64),
@@ -103,7 +106,9 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spread { min, median, max } = self.rows;
         writeln!(f, "{} members, {min} / {median} / {max} rows to train (smallest / median / largest)", self.members)?;
-        writeln!(f, "{} rows set aside, {} to test, {} discarded without a modality", self.held_out, self.test, self.discarded)?;
+        let more = if self.test_held_out > 0 { format!(" and {} held out there", self.test_held_out) } else { String::new() };
+        let Self { held_out, test, discarded, .. } = self;
+        writeln!(f, "{held_out} rows set aside, {test} to test{more}, {discarded} discarded without a modality")?;
         if self.empty > 0 {
             writeln!(f, "{} members have no row left", self.empty)?;
         }

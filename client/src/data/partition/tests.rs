@@ -1,3 +1,5 @@
+mod held;
+
 use super::*;
 use crate::data::{Card, DataError, Dataset, Modality, Samples};
 use proptest::prelude::*;
@@ -76,8 +78,8 @@ fn patterns() -> impl Strategy<Value = Pattern> {
 fn splits() -> impl Strategy<Value = Split> {
     prop_oneof![
         Just(Split::default()),
-        (1usize..4).prop_map(|n| Split { test_per_class: Some(n), fold: None }),
-        (0u32..3).prop_map(|fold| Split { test_per_class: None, fold: Some(fold) }),
+        (1usize..4).prop_map(|n| Split { test_per_class: Some(n), ..Split::default() }),
+        (0u32..3).prop_map(|fold| Split { fold: Some(fold), ..Split::default() }),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! Arrays of numbers as bytes: the common ground of npy and safetensors.
 
+use super::resample::{Raster, square};
 use super::{Flaw, Index, Matrix, Pick, Scalar};
 use std::ops::Range;
 
@@ -116,6 +117,11 @@ impl Array<'_> {
         }
     }
 
+    /// Number of rows.
+    pub(super) fn rows(&self) -> Result<usize, Flaw> {
+        Ok(self.size()?.0)
+    }
+
     fn cell(&self, index: usize) -> &[u8] {
         let size = self.element.size();
         &self.data[index * size..(index + 1) * size]
@@ -125,6 +131,9 @@ impl Array<'_> {
     pub(super) fn matrix(&self, pick: &Pick) -> Result<Matrix, Flaw> {
         if pick.prefix.is_some() {
             return Err(self.flaw("`prefix` is for CSV columns; an array takes `columns = [\"0..32\"]` or `slice`"));
+        }
+        if let Some(size) = pick.size {
+            return self.pictures(pick, size);
         }
         let (rows, width) = self.size()?;
         let picked = match (&pick.columns, &pick.slice) {
@@ -141,6 +150,33 @@ impl Array<'_> {
                 Some(picked) => picked.iter().for_each(|&offset| push(offset)),
                 None => (0..width).for_each(&mut push),
             }
+        }
+        Ok(Matrix { rows, dim, values, names: None })
+    }
+
+    /// The array as pictures: `[n, 3, h, w]`, `[n, h, w, 3]`, `[n, 1, h, w]` or `[n, h, w]` of bytes, 0 to 255. Each
+    /// becomes planes `[3, size, size]`.
+    fn pictures(&self, pick: &Pick, size: usize) -> Result<Matrix, Flaw> {
+        if pick.columns.is_some() || pick.slice.is_some() {
+            return Err(self.flaw("`size` makes squares of whole pictures; leave out `columns` and `slice`"));
+        }
+        if self.element != Element::U8 {
+            return Err(self.flaw("`size` is for pictures, whose elements are bytes (u8), 0 to 255"));
+        }
+        let (rows, width) = self.size()?;
+        let (h, w, steps) = match self.shape[1..] {
+            [3, h, w] => (h, w, [w, 1, h * w]),
+            [h, w, 3] => (h, w, [w * 3, 3, 1]),
+            [1, h, w] | [h, w, 1] | [h, w] => (h, w, [w, 1, 0]),
+            _ => {
+                let why = format!("has shape {:?}; pictures are [n, 3, h, w], [n, h, w, 3] or, grey, [n, h, w]", self.shape);
+                return Err(self.flaw(why));
+            }
+        };
+        let dim = 3 * size * size;
+        let mut values = vec![0.0; rows * dim];
+        for (bytes, out) in self.data.chunks_exact(width).zip(values.chunks_exact_mut(dim)) {
+            square(&Raster { height: h, width: w, steps, bytes }, size, out);
         }
         Ok(Matrix { rows, dim, values, names: None })
     }

@@ -76,6 +76,9 @@ impl Table {
 
     /// Places of the columns that `pick` means.
     fn places(&self, pick: &Pick) -> Result<Vec<usize>, Flaw> {
+        if pick.size.is_some() {
+            return Err(Flaw::new("", "`size` is for arrays of pictures and for `image`"));
+        }
         if pick.key.is_some() || pick.slice.is_some() {
             return Err(Flaw::new(
                 "",
@@ -137,10 +140,16 @@ impl Source for Table {
             return Err(Flaw::new("", "name the column with `key`"));
         };
         let place = self.place(key)?;
-        let scalar = |record: &StringRecord| match &record[place] {
-            "" => Scalar::Empty,
-            text => text.parse().map(Scalar::Int).unwrap_or_else(|_| Scalar::Text(text.to_owned())),
-        };
-        Ok(self.records.iter().map(scalar).collect())
+        Ok(self.records.iter().map(|record| Scalar::of(&record[place])).collect())
+    }
+
+    fn texts(&self, key: &str) -> Result<Vec<Option<String>>, Flaw> {
+        let place = self.place(key)?;
+        let text = |record: &StringRecord| Some(record[place].to_owned()).filter(|text| !text.is_empty());
+        Ok(self.records.iter().map(text).collect())
+    }
+
+    fn rows(&self, _key: Option<&str>) -> Result<usize, Flaw> {
+        Ok(self.records.len())
     }
 }

@@ -55,6 +55,10 @@ impl Source for Npy {
     fn column(&self, key: Option<&str>) -> Result<Vec<Scalar>, Flaw> {
         self.array(key)?.column()
     }
+
+    fn rows(&self, key: Option<&str>) -> Result<usize, Flaw> {
+        self.array(key)?.rows()
+    }
 }
 
 /// The text of the header, and where the elements start.

@@ -63,6 +63,10 @@ impl Source for Tensors {
     fn column(&self, key: Option<&str>) -> Result<Vec<Scalar>, Flaw> {
         self.with(key, |array| array.column())
     }
+
+    fn rows(&self, key: Option<&str>) -> Result<usize, Flaw> {
+        self.with(key, |array| array.rows())
+    }
 }
 
 fn element(dtype: Dtype) -> Option<Element> {

@@ -112,7 +112,10 @@ fn arrays_that_are_not_samples_are_refused() {
     let unnamed = refusal(opened("f.safetensors", known!("types.safetensors")).matrix(&Pick::default()));
     assert!(unnamed.contains("holds 13 arrays; name one with `key`: bf16, bool"), "{unnamed}");
     let ending = open("notes.txt", Vec::new()).err().unwrap().to_string();
-    assert_eq!(ending, "notes.txt: no reader for files that end so; there are readers for .csv, .npy, .safetensors, .tsv");
+    assert_eq!(
+        ending,
+        "notes.txt: no reader for files that end so; there are readers for .csv, .jsonl, .npy, .safetensors, .tar, .tsv"
+    );
 }
 
 /// A header that claims `shape` over no elements at all.
