@@ -54,3 +54,15 @@ fuzz seconds="30":
         echo "$name: $count inputs"
     done
     echo "$total inputs, no panic, no hang"
+
+# The tables of docs/mlip.md and their bounds; an hour on two cores.
+mlip:
+    cargo test --test mlip -- --include-ignored --nocapture --test-threads 1
+
+# An export of the image-text model against a PyTorch model of its own; needs torch, numpy and safetensors.
+pytorch:
+    cargo test --test pytorch -- --include-ignored --nocapture
+
+# An agent for graphics cards compiles: a dozen minutes of processor time the first time, nothing of it runs.
+gpu:
+    cargo check -p tessera-client --features gpu

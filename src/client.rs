@@ -38,6 +38,10 @@ pub(crate) struct Arguments {
     /// Folder for identity and unfinished work; NAME.state if not given.
     #[arg(long, value_name = "DIR", requires = "data")]
     state_dir: Option<PathBuf>,
+    /// Where to train: auto, cpu, vulkan, metal or cuda, the last three as built in, with an index if there are several: cuda:1.
+    /// `auto` is the first that works of cuda, metal, vulkan, cpu. Goes before `device` of the settings.
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Show what this agent will send, and send nothing.
     #[arg(long)]
     explain: bool,
@@ -51,7 +55,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn main(arguments: Arguments) -> Result<ExitCode> {
     let token = arguments.token()?;
-    let config = arguments.settings(token.as_ref())?;
+    let mut config = arguments.settings(token.as_ref())?;
+    config.device = arguments.device.clone().unwrap_or(config.device);
     if arguments.explain {
         let spec = arguments.spec.as_deref().map(|path| crate::run::submit::read(path, &[])).transpose()?;
         print(tessera_client::explain::explain(&config, spec.as_ref()).map_err(invalid)?.trim_end());

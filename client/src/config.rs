@@ -1,6 +1,7 @@
 //! What an agent serves and where its coordinator is.
 
 use crate::data::{DataError, Dataset, Manifest};
+use crate::device::DeviceError;
 use crate::identity::{Identity, IdentityError, Tls, folder};
 use crate::policy::Policy;
 use crate::task::MemberData;
@@ -36,7 +37,7 @@ pub struct AgentConfig {
     /// Compute threads.
     #[serde(default = "one")]
     pub threads: usize,
-    /// Device: `auto` or `cpu`.
+    /// Device, a name that [`crate::device::find`] takes.
     #[serde(default = "auto")]
     pub device: String,
     /// Folder for what outlives a restart: identity, finished answers, downloads, private blocks. [`Self::load`] names `NAME.state` beside
@@ -118,6 +119,9 @@ pub enum ConfigError {
     /// The identity is not usable.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The device is not usable.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// Anything else that is wrong with the settings.
     #[error("{0}")]
     Invalid(String),
@@ -187,7 +191,7 @@ impl AgentConfig {
     /// # Errors
     /// Names the member, file and key.
     pub fn inspect(&self) -> Result<Agent, ConfigError> {
-        let device = crate::device::open(&self.device).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+        let device = crate::device::open(&self.device)?;
         let members = self.checked_members()?;
         let policy = self.policy.clone();
         let identity = self.identity()?;
@@ -197,11 +201,12 @@ impl AgentConfig {
         Ok(Agent { name, dial, identity, members, policy, threads, device, state_dir, heartbeat: Duration::from_millis(500) })
     }
 
-    /// Whether data and policy are usable, before a token is used up for them.
+    /// Whether data and policy are usable and the device is built in, before a token is used up for them.
     ///
     /// # Errors
     /// Names the member, file and key.
     pub fn check(&self) -> Result<(), ConfigError> {
+        crate::device::check(&self.device)?;
         self.checked_members().map(drop)
     }
 

@@ -5,6 +5,7 @@ use crate::cli::{plural, size};
 use std::fs;
 use std::path::Path;
 use tessera_client::config::{Agent, AgentConfig, ConfigError, Dial};
+use tessera_client::device::Found;
 use tessera_client::identity::{Identity, Origin, Own, now, when};
 
 /// Free space below which an agent may fail to keep a finished answer.
@@ -24,6 +25,7 @@ pub(super) async fn examine(path: &Path) -> Vec<Check> {
     checks.extend(state_dir(config.state_dir.as_deref()));
     match config.inspect() {
         Ok(agent) => {
+            checks.extend(tessera_client::device::find(&config.device).ok().map(device));
             checks.push(data(&agent));
             checks.push(certificate(&agent, now()));
             checks.extend(reach::examine(&agent.dial).await);
@@ -41,10 +43,20 @@ fn unusable(error: &ConfigError) -> Check {
         ConfigError::Data(_) => Check::fail("data", error, "see docs/data.md; `tessera data inspect FOLDER` looks at one"),
         ConfigError::Tls(_) => Check::fail("certificate", error, "give the PEM files of [tls]; docs/deployment.md makes them"),
         ConfigError::Identity(_) => Check::fail("certificate", error, "see docs/deployment.md for tokens"),
+        ConfigError::Device(_) => Check::fail("device", error, "see docs/deployment.md for devices and what they need"),
         ConfigError::Read(..) | ConfigError::Spec(..) | ConfigError::Invalid(_) => {
             Check::fail("settings", error, "see docs/deployment.md for the keys")
         }
     }
+}
+
+/// The device that the agent would train on.
+fn device(found: Found) -> Check {
+    if found.passed_over.is_empty() {
+        return Check::ok("device", found.name);
+    }
+    let finding = format!("{}, because others did not work: {}", found.name, found.passed_over.join("; "));
+    Check::warn("device", finding, "see docs/deployment.md for what they need, or set device to \"cpu\"")
 }
 
 fn data(agent: &Agent) -> Check {
@@ -198,6 +210,18 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only the settings");
     }
 
+    #[tokio::test]
+    async fn a_device_that_is_none_is_named() {
+        let (_dir, checks) = of("name = \"a\"\ncoordinator = \"127.0.0.1:1\"\ndevice = \"abacus\"\n").await;
+        assert_eq!(names(&checks, Verdict::Fail), ["device"], "{checks:?}");
+        let passed_over = vec!["vulkan: no vulkan device was found".into()];
+        let check = device(Found { passed_over, ..tessera_client::device::find("cpu").unwrap() });
+        assert!(
+            check.verdict == Verdict::Warn && check.finding.starts_with("cpu, ") && check.finding.ends_with("found"),
+            "{check:?}"
+        );
+    }
+
     #[test]
     fn certificates_are_judged_by_their_dates() {
         use tessera_client::identity::Facts;
@@ -247,6 +271,7 @@ mod tests {
         let checks = examine(&dir.path().join("agent.toml")).await;
         assert_eq!(names(&checks, Verdict::Fail), ["coordinator"], "{checks:?}");
         assert!(names(&checks, Verdict::Warn).contains(&"certificate"), "{checks:?}");
+        assert!(checks.iter().any(|c| c.name == "device"), "{checks:?}");
         let found = checks.iter().find(|c| c.name == "data").unwrap();
         assert_eq!(found.finding, "1 member: m (2 to train, 0 to evaluate)");
     }
