@@ -29,6 +29,10 @@ pub(crate) struct Arguments {
     /// Compute threads of each agent.
     #[arg(short, long, default_value = "1")]
     threads: NonZeroUsize,
+    /// Where agents train: auto, cpu, vulkan, metal or cuda, the last three as built in, with an index if there are several: cuda:1.
+    /// Here `auto` is the processor, whatever is built in: on a graphics card equal seeds need not give equal digests.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: String,
     /// Seed of split, partition, missing pattern, initial model and every other draw.
     #[arg(short, long)]
     seed: Option<u64>,

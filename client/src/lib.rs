@@ -11,6 +11,7 @@ pub mod explain;
 mod fault;
 pub mod glue;
 pub mod identity;
+pub mod nn;
 mod outbox;
 pub mod policy;
 pub mod prototype;

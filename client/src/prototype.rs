@@ -55,6 +55,11 @@ impl Prototypes {
         library.is_valid(class).then(|| library.row(class))
     }
 
+    /// Number of classes; 0 if no modality has a prototype.
+    pub fn classes(&self) -> usize {
+        self.libraries.iter().flatten().map(Library::classes).max().unwrap_or(0)
+    }
+
     /// True if no modality has a prototype.
     pub fn is_empty(&self) -> bool {
         self.libraries.iter().all(Option::is_none)

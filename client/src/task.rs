@@ -8,12 +8,16 @@
 mod adapter;
 mod batch;
 pub mod classify;
+
 mod evaluate;
 mod fed_model;
 mod fill;
+mod group;
+pub mod mlip;
 pub mod objective;
 mod private;
 pub mod raw;
+mod retrieval;
 mod subset;
 #[cfg(test)]
 mod tests;
@@ -21,6 +25,7 @@ mod view;
 
 pub use batch::{Batch, Column};
 pub use fed_model::{Block, FedModel, Scope, TrainedBy};
+pub use group::Grouping;
 pub use private::State;
 pub use subset::{Subset, subsets};
 
@@ -104,14 +109,14 @@ pub enum TaskError {
     #[error("the global does not fit this task: {0}")]
     Global(String),
     /// Training diverged.
-    #[error("the loss is {loss} at step {step} of epoch {epoch}: lower train.lr or set train.clip")]
+    #[error("the loss is {loss} at step {step} of {steps}: lower train.lr or set train.clip")]
     Diverged {
         /// The loss, not finite.
         loss: f64,
-        /// Step within the epoch, from 1.
+        /// Step within the local run, from 1.
         step: usize,
-        /// Epoch, from 1.
-        epoch: usize,
+        /// Steps of the local run.
+        steps: usize,
     },
     /// The values of private blocks that a member keeps for itself cannot be read or written.
     #[error("private values at {}: {why}", file.display())]
@@ -173,7 +178,8 @@ pub trait Task: Send {
     /// Metrics are named `SPLIT/ANSWER/SUBSET`, with sum = right answers and count = samples that have all of SUBSET.
     /// Answers are `head`, `near` and `ncm` (with the global's own library), and with `statistics`, the sums of
     /// [`Task::survey_features`] over members, also `near*`, `ncm*` and `whitened`. `SPLIT/loss` is the head's
-    /// cross-entropy on samples that have everything.
+    /// cross-entropy on samples that have everything. Models that match two modalities also have `cross` and `cross*` (a class
+    /// by the other modality's prototypes) and `recall@K` and `chance@K` with the direction in the place of the subset.
     ///
     /// Private blocks have the values of the last round that the member trained in. A member that never trained, such as
     /// one that only evaluates, uses the initial ones, with which its `head` answers say little.
@@ -198,7 +204,7 @@ pub struct TaskDef {
 }
 
 /// All tasks.
-pub const TASKS: &[TaskDef] = &[classify::DEF];
+pub const TASKS: &[TaskDef] = &[classify::DEF, mlip::DEF];
 
 /// The task that a spec names, on the processor, with its state in memory.
 ///

@@ -1,26 +1,27 @@
 //! The training loop of one local run.
 
 use crate::glue::host;
+use crate::nn::AdamW;
 use crate::task::TaskError;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tessera_common::id::Round;
 use tessera_common::metric::Metrics;
 use tessera_common::rng;
-use tessera_common::spec::{Optimizer, Schedule, TrainSpec};
+use tessera_common::spec::{Decay, Optimizer, Schedule, TrainSpec};
 
 /// How a local run goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
     /// Optimiser, batch size, learning rate and so on.
     pub spec: &'a TrainSpec,
-    /// Learning rate of this round, see [`learning_rate`].
-    pub lr: f64,
+    /// Round of the run, from 1, and how many there are: the schedule's place.
+    pub rounds: (Round, Round),
     /// Weight mu of (mu/2)|w - w_start|^2; 0 leaves it out.
     pub proximal: f64,
     /// Parameters that the proximal term leaves alone: private ones, which no global holds.
@@ -29,75 +30,109 @@ pub struct Settings<'a> {
     pub cancel: &'a AtomicBool,
 }
 
-/// Learning rate of a round by the schedule: `lr` in round 1, and for the falling ones 0 after the last round.
-pub fn learning_rate(spec: &TrainSpec, round: Round, rounds: Round) -> f64 {
-    let done = f64::from(round.saturating_sub(1)) / f64::from(rounds.max(1));
+/// Learning rate of a step by the schedule: `lr` at the start of the run, and for the falling ones 0 at its end.
+///
+/// `step` of `steps` counts from 0 within the local run of `round` (from 1) of `rounds`. Without `per_step` and `warmup`
+/// a round keeps one rate. The rise of `warmup` multiplies: the first step has its first part, not 0.
+pub fn learning_rate(spec: &TrainSpec, (round, rounds): (Round, Round), step: usize, steps: usize) -> f64 {
+    let within = step as f64 / steps.max(1) as f64;
+    let part = if spec.per_step || spec.warmup > 0.0 { within } else { 0.0 };
+    let total = f64::from(rounds.max(1));
+    let done = (f64::from(round.saturating_sub(1)) + part) / total;
     let factor = match spec.schedule {
         Schedule::Constant => 1.0,
         Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
         Schedule::Linear => 1.0 - done,
     };
-    spec.lr * factor.max(0.0)
+    let next = done + 1.0 / (total * steps.max(1) as f64);
+    let rise = if spec.warmup > 0.0 { (next / spec.warmup).min(1.0) } else { 1.0 };
+    spec.lr * factor.max(0.0) * rise
 }
 
-/// Orders of `rows` for each epoch of a member's local run in a round.
-pub fn shuffled_epochs(seed: u64, member: &str, round: Round, rows: &[usize], epochs: u32) -> impl Iterator<Item = Vec<usize>> {
+/// The batches of a local run: `steps` of them, whole, over as many passes as that takes, or `epochs` passes whose last
+/// batch may be smaller. A member with fewer samples than a batch has one batch a pass.
+pub fn batches(spec: &TrainSpec, mut epochs: impl FnMut() -> Vec<usize>) -> Vec<Vec<usize>> {
+    let size = spec.batch.max(1);
+    let mut found: Vec<Vec<usize>> = Vec::new();
+    if spec.steps == 0 {
+        for _ in 0..spec.epochs {
+            found.extend(epochs().chunks(size).map(<[usize]>::to_vec));
+        }
+        return found;
+    }
+    while found.len() < spec.steps as usize {
+        let order = epochs();
+        if order.is_empty() {
+            break;
+        }
+        found.extend(order.chunks(size).filter(|c| c.len() == size || order.len() < size).map(<[usize]>::to_vec));
+    }
+    found.truncate(spec.steps as usize);
+    found
+}
+
+/// Orders of `rows` for each epoch of a member's local run in a round, one at each call.
+pub fn shuffled_epochs(seed: u64, member: &str, round: Round, rows: &[usize]) -> impl FnMut() -> Vec<usize> {
     let mut draws = rng::stream(seed, "shuffle", member, round);
-    (0..epochs).map(move |_| {
+    move || {
         let mut order = rows.to_vec();
         draws.shuffle(&mut order);
         order
-    })
+    }
 }
 
 /// Trains a module whose tensors are on an autodiff device, and returns it with `fit/loss`, the objective summed over
 /// samples and their number.
 ///
-/// Each of `epochs` is an order of samples; it is cut into batches of `settings.spec.batch`, the last smaller one kept.
-/// `objective` gives the mean loss `[1]` of the samples of one batch. The optimiser and its moments are made anew. A
-/// parameter that a batch's loss does not depend on is left alone in that step.
+/// `objective` gives the mean loss `[1]` of the samples of one of `batches`, or None if nothing can be learned from them
+/// now: that step is left out. The optimiser and its moments are made anew. A parameter that a batch's loss does not
+/// depend on is left alone in that step.
 ///
 /// # Errors
 /// If cancelled, or if a loss is not finite.
 pub fn run<M: Module>(
     mut module: M,
     settings: &Settings<'_>,
-    epochs: impl Iterator<Item = Vec<usize>>,
-    mut objective: impl FnMut(&M, &[usize]) -> Tensor<1>,
+    batches: &[Vec<usize>],
+    mut objective: impl FnMut(&M, &[usize]) -> Option<Tensor<1>>,
 ) -> Result<(M, Metrics), TaskError> {
     let mut optimizer = optimizer(settings.spec);
     let start = (settings.proximal > 0.0).then(|| values_of(&module, settings.free));
     let mut metrics = Metrics::default();
-    for (epoch, order) in epochs.enumerate() {
-        for (step, rows) in order.chunks(settings.spec.batch.max(1)).enumerate() {
-            if settings.cancel.load(Ordering::Relaxed) {
-                return Err(TaskError::Cancelled);
-            }
-            let loss = objective(&module, rows);
-            let gradients = loss.backward();
-            let value = f64::from(loss.into_scalar::<f32>());
-            if !value.is_finite() {
-                return Err(TaskError::Diverged { loss: value, step: step + 1, epoch: epoch + 1 });
-            }
-            metrics.add("fit/loss", value * rows.len() as f64, rows.len() as f64);
-            let mut gradients = GradientsParams::from_grads(gradients, &module);
-            if let Some(start) = &start {
-                module.visit(&mut Pull { start, mu: settings.proximal, gradients: &mut gradients });
-            }
-            if settings.spec.clip > 0.0 {
-                clip(&module, &mut gradients, settings.spec.clip);
-            }
-            module = optimizer.step(settings.lr, module, gradients);
+    for (step, rows) in batches.iter().enumerate() {
+        if settings.cancel.load(Ordering::Relaxed) {
+            return Err(TaskError::Cancelled);
         }
+        let Some(loss) = objective(&module, rows) else {
+            continue;
+        };
+        let gradients = loss.backward();
+        let value = f64::from(loss.into_scalar::<f32>());
+        if !value.is_finite() {
+            return Err(TaskError::Diverged { loss: value, step: step + 1, steps: batches.len() });
+        }
+        metrics.add("fit/loss", value * rows.len() as f64, rows.len() as f64);
+        let mut gradients = GradientsParams::from_grads(gradients, &module);
+        if let Some(start) = &start {
+            module.visit(&mut Pull { start, mu: settings.proximal, gradients: &mut gradients });
+        }
+        if settings.spec.clip > 0.0 {
+            clip(&module, &mut gradients, settings.spec.clip);
+        }
+        module = optimizer.step(learning_rate(settings.spec, settings.rounds, step, batches.len()), module, gradients);
     }
     Ok((module, metrics))
 }
 
 fn optimizer(spec: &TrainSpec) -> ModuleOptimizer {
-    let decay = spec.weight_decay as f32;
+    let (decay, beta2) = (spec.weight_decay as f32, spec.beta2 as f32);
     match spec.optimizer {
-        Optimizer::Adam => AdamConfig::new().with_epsilon(1e-8).init(),
-        Optimizer::Adamw => AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(decay).init(),
+        Optimizer::Adam => AdamConfig::new().with_beta_2(beta2).with_epsilon(1e-8).init(),
+        Optimizer::Adamw => ModuleOptimizer::from(AdamW {
+            beta2: spec.beta2,
+            weight_decay: spec.weight_decay,
+            decay_matrices_only: spec.decay == Decay::Matrices,
+        }),
         Optimizer::Sgd => {
             // Burn damps new gradients by .1 unless told not to.
             let momentum = MomentumConfig::new().with_momentum(spec.momentum).with_dampening(0.0);
@@ -174,7 +209,11 @@ mod tests {
 
     #[test]
     fn schedules_start_at_the_rate_and_end_at_zero() {
-        let rate = |schedule, round| learning_rate(&TrainSpec { lr: 0.1, schedule, ..TrainSpec::default() }, round, 4);
+        let rate = |schedule, round| {
+            let spec = TrainSpec { lr: 0.1, schedule, ..TrainSpec::default() };
+            assert_eq!(learning_rate(&spec, (round, 4), 0, 10), learning_rate(&spec, (round, 4), 9, 10), "one rate a round");
+            learning_rate(&spec, (round, 4), 0, 10)
+        };
         for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Linear] {
             assert!((rate(schedule, 1) - 0.1).abs() < 1e-15, "{schedule:?}");
         }
@@ -188,7 +227,10 @@ mod tests {
     #[test]
     fn every_epoch_has_every_sample_in_an_order_of_its_own() {
         let rows: Vec<usize> = (10..30).collect();
-        let orders = |member: &str, round| shuffled_epochs(1, member, round, &rows, 3).collect::<Vec<_>>();
+        let orders = |member: &str, round| {
+            let mut next = shuffled_epochs(1, member, round, &rows);
+            [next(), next(), next()]
+        };
         let epochs = orders("m", 1);
         assert_eq!(epochs.len(), 3);
         for order in &epochs {
@@ -199,5 +241,23 @@ mod tests {
         assert!(epochs[0] != epochs[1] && epochs[0] != rows);
         assert_eq!(epochs, orders("m", 1));
         assert!(epochs != orders("n", 1) && epochs != orders("m", 2));
+    }
+
+    #[test]
+    fn steps_are_whole_batches_and_rates_rise_and_fall_with_them() {
+        let rows: Vec<usize> = (0..10).collect();
+        let spec = TrainSpec { steps: 7, batch: 4, lr: 1.0, warmup: 0.2, schedule: Schedule::Cosine, ..TrainSpec::default() };
+        let found = batches(&spec, shuffled_epochs(1, "m", 1, &rows));
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [4; 7]);
+        let whole = batches(&TrainSpec { steps: 0, epochs: 2, ..spec.clone() }, shuffled_epochs(1, "m", 1, &rows));
+        assert_eq!(whole.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2, 4, 4, 2]);
+        let few = batches(&TrainSpec { batch: 64, ..spec.clone() }, shuffled_epochs(1, "m", 1, &rows));
+        assert_eq!(few.iter().map(Vec::len).collect::<Vec<_>>(), [10; 7]);
+        assert!(batches(&spec, Vec::new).is_empty());
+        let rates: Vec<f64> =
+            (1..=2).flat_map(|r| (0..10).map(move |s| (r, s))).map(|(r, s)| learning_rate(&spec, (r, 2), s, 10)).collect();
+        assert!((rates[0] - 0.25).abs() < 1e-12, "the first of four steps of the rise: {}", rates[0]);
+        assert!(rates[..4].windows(2).all(|w| w[0] < w[1]) && rates[4..].windows(2).all(|w| w[0] > w[1]), "{rates:?}");
+        assert!((rates[10] - 0.5).abs() < 1e-12 && rates[19] < 0.01, "{rates:?}");
     }
 }

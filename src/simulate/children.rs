@@ -236,6 +236,7 @@ fn agent_config(plan: &Plan, work: &Path, name: &str, coordinator: &str, members
             key: work.join(format!("{name}.key")),
         }),
         threads: plan.threads,
+        device: plan.device.clone(),
         state_dir: Some(work.join("state").join(name)),
         partition: Some(PartitionConfig { manifest, members }),
         ..AgentConfig::new(name.parse::<AgentName>().map_err(invalid)?)

@@ -76,11 +76,26 @@ impl Evaluation {
         for (name, metric) in &self.metrics.0 {
             let mut parts = name.splitn(3, '/');
             let (Some(of), Some(answer), Some(subset)) = (parts.next(), parts.next(), parts.next()) else { continue };
-            if let (true, Some(value)) = (of == split, metric.value()) {
+            // how well samples are found is no accuracy: see `recalls`
+            if let (true, false, Some(value)) = (of == split, answer.contains('@'), metric.value()) {
                 answers.entry(answer.to_owned()).or_default().insert(subset.to_owned(), value);
             }
         }
         answers
+    }
+
+    /// `recall@K` and `chance@K` on a split, by direction such as `image>text`; empty for models that match nothing.
+    pub(super) fn recalls(&self, split: &str) -> BTreeMap<String, Subsets> {
+        let mut recalls: BTreeMap<String, Subsets> = BTreeMap::new();
+        let found = self.metrics.0.iter().filter_map(|(name, metric)| {
+            let (of, rest) = name.split_once('/')?;
+            let (measure, way) = rest.split_once('/')?;
+            (of == split && measure.contains('@')).then_some((measure, way, metric.value()?))
+        });
+        found.for_each(|(measure, way, value)| {
+            recalls.entry(measure.to_owned()).or_default().insert(way.to_owned(), value);
+        });
+        recalls
     }
 }
 

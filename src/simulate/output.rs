@@ -11,6 +11,7 @@ use crate::run;
 use crate::table::Table;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use tessera_common::id::Digest;
@@ -97,6 +98,9 @@ fn method_json(method: &Method) -> Value {
         "answer": method.answer(),
         "subsets": subsets,
         "answers": method.last().map(|e| e.tested()).unwrap_or_default(),
+        "held_out": method.last().map(|e| e.answers("held-out")).unwrap_or_default(),
+        "recall": method.last().map(|e| SPLITS.map(|split| (split.to_owned(), json!(e.recalls(split)))))
+            .map(|all| Value::Object(all.into_iter().collect())),
         "bytes": { "up": method.bytes_up, "down": method.bytes_down },
         "faults": method.faults.len(),
         "finished": method.finished,
@@ -168,6 +172,12 @@ pub(super) fn print(plan: &Plan, outcome: &Outcome, json: bool) {
         cli::print("no accuracies: there is nothing to evaluate on; set data.split or data.held_out\n");
     }
     cli::print(accuracy_table(outcome));
+    for split in SPLITS {
+        if let Some(table) = recall_table(outcome, split) {
+            cli::print(format_args!("\nfound among the first 1 / 5 / 10, of the {split} samples, in percent\n"));
+            cli::print(table);
+        }
+    }
     cli::print(format_args!("\n{} up, {} down, {} processes restarted", size(up), size(down), outcome.restarts));
     for method in &outcome.methods {
         let Some(global) = method.global else { continue };
@@ -195,4 +205,31 @@ fn accuracy_table(outcome: &Outcome) -> Table {
         }
     }
     table
+}
+
+/// Splits that samples are found in.
+const SPLITS: [&str; 2] = ["test", "held-out"];
+
+/// Recall in percent per method and direction, with what guessing gives below; None if no method matches samples.
+fn recall_table(outcome: &Outcome, split: &str) -> Option<Table> {
+    let all: Vec<(&str, BTreeMap<String, Subsets>)> =
+        outcome.methods.iter().filter_map(|m| Some((m.name.as_str(), m.last()?.recalls(split)))).collect();
+    let ways: BTreeSet<&String> = all.iter().flat_map(|(_, recalls)| recalls.values().flat_map(Subsets::keys)).collect();
+    if ways.is_empty() {
+        return None;
+    }
+    let mut table = Table::new(["method"].into_iter().chain(ways.iter().map(|way| way.as_str())));
+    let mut row = |name: &str, measure: &str, recalls: &BTreeMap<String, Subsets>| {
+        let cell = |way: &&String| {
+            let value = |k: usize| recalls.get(&format!("{measure}@{k}")).and_then(|ways| ways.get(*way));
+            let text = |k: usize| value(k).map_or_else(|| "-".to_owned(), |v| format!("{:.1}", 100.0 * v));
+            [1, 5, 10].map(text).join(" / ")
+        };
+        table.row([name.to_owned()].into_iter().chain(ways.iter().map(cell)));
+    };
+    all.iter().for_each(|(name, recalls)| row(name, "recall", recalls));
+    if let Some((_, recalls)) = all.iter().find(|(_, recalls)| !recalls.is_empty()) {
+        row("(chance)", "chance", recalls);
+    }
+    Some(table)
 }

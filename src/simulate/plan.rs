@@ -5,7 +5,7 @@ use crate::cli::invalid;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tessera_client::data::{DataSpec, Dataset, Manifest};
+use tessera_client::data::{DataSpec, Dataset, EVALUATOR, Manifest, MemberRows};
 use tessera_common::id::is_valid_name;
 use tessera_common::spec::{Inference, Preset, RunSpec, SpecError, merge, set_key};
 
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) out: PathBuf,
     pub(super) processes: usize,
     pub(super) threads: usize,
+    /// Where agents train, as their settings name it.
+    pub(super) device: String,
     pub(super) command: String,
 }
 
@@ -55,11 +57,11 @@ impl Plan {
             );
         }
         let seed = table.get("seed").and_then(toml::Value::as_integer).and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let (manifest, dims) = cut(&table, seed, arguments.partition.as_deref()).map_err(|e| match e {
+        let (manifest, about) = cut(&table, seed, arguments.partition.as_deref()).map_err(|e| match e {
             Cut::Spec(e) => wrong(e),
             Cut::Data(e) => invalid(e),
         })?;
-        let methods = methods(&table, &manifest, &dims).map_err(wrong)?;
+        let methods = methods(&table, &manifest, &about).map_err(wrong)?;
         let name = text_of(&table, "name").unwrap_or_default();
         let out = match &arguments.out {
             // results of two simulations in one folder could not be told apart
@@ -75,7 +77,9 @@ impl Plan {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let processes = arguments.processes.map_or(cores, usize::from).clamp(1, manifest.members.len().max(1));
         let command = command(arguments, seed);
-        Ok(Self { name, seed, methods, manifest, table, out, processes, threads: arguments.threads.into(), command })
+        let device = device(&arguments.device)?.to_owned();
+        let threads = arguments.threads.into();
+        Ok(Self { name, seed, methods, manifest, table, out, processes, threads, device, command })
     }
 
     /// Members with something to train on, and the evaluator if there is something to test on, dealt out over the agents.
@@ -90,6 +94,12 @@ impl Plan {
     }
 }
 
+/// The device of the agents: what is not named is the processor, whose digests repeat.
+fn device(name: &str) -> Result<&str> {
+    tessera_client::device::check(name).map_err(|e| invalid(format!("--device: {e}")))?;
+    Ok(if name == "auto" { "cpu" } else { name })
+}
+
 enum Cut {
     Spec(SpecError),
     Data(String),
@@ -98,8 +108,16 @@ enum Cut {
 /// Number of features of each modality of a data set.
 type Dims = BTreeMap<String, usize>;
 
+/// What a data set says beside its cut.
+#[derive(Debug)]
+struct About {
+    dims: Dims,
+    /// Whether its samples have classes.
+    labelled: bool,
+}
+
 /// The cut of the data that the spec or a given manifest asks for.
-fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<(Manifest, Dims), Cut> {
+fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<(Manifest, About), Cut> {
     let open = |source: &str| Dataset::open(source).map_err(|e| Cut::Data(e.to_string()));
     let data = table.get("data").and_then(toml::Value::as_table);
     if let Some(path) = given {
@@ -110,8 +128,8 @@ fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<(Manifest
             let why = "the [data] table of the spec is not the one that it was cut by; leave [data] out, or cut anew without --partition";
             return Err(Cut::Data(format!("--partition {}: {why}", path.display())));
         }
-        let dims = open(&manifest.dataset.source)?.dims();
-        return Ok((manifest, dims));
+        let dataset = open(&manifest.dataset.source)?;
+        return Ok((manifest, About { dims: dataset.dims(), labelled: dataset.is_labelled() }));
     }
     let data = data.ok_or_else(|| {
         Cut::Spec(SpecError::invalid("data", "a simulation needs a [data] table: source, clients, partition, missing"))
@@ -119,16 +137,16 @@ fn cut(table: &toml::Table, seed: u64, given: Option<&Path>) -> Result<(Manifest
     let data = DataSpec::from_table(data).map_err(Cut::Spec)?;
     let dataset = open(&data.source)?;
     let manifest = Manifest::make(&dataset, &data, seed).map_err(|e| Cut::Data(e.to_string()))?;
-    Ok((manifest, dataset.dims()))
+    Ok((manifest, About { dims: dataset.dims(), labelled: dataset.is_labelled() }))
 }
 
 /// The run spec of every method: the preset, overridden by the file's own keys, overridden by the method's.
-fn methods(table: &toml::Table, manifest: &Manifest, dims: &Dims) -> Result<Vec<(String, RunSpec)>, SpecError> {
+fn methods(table: &toml::Table, manifest: &Manifest, about: &About) -> Result<Vec<(String, RunSpec)>, SpecError> {
     let mut base = table.clone();
     base.remove("data");
     let listed = base.remove("method");
     let preset = base.remove("preset");
-    complete(&mut base, manifest, dims);
+    complete(&mut base, manifest, &about.dims);
     let listed = match listed {
         None => vec![toml::Table::new()],
         Some(toml::Value::Array(list)) => list
@@ -147,6 +165,7 @@ fn methods(table: &toml::Table, manifest: &Manifest, dims: &Dims) -> Result<Vec<
         }
         merge(&mut merged, &base);
         merge(&mut merged, &own);
+        restrict(&mut merged, &own, manifest);
         let spec = RunSpec::from_table(&merged)?;
         if spec.missing.inference == Inference::Auto && manifest.members.iter().all(|m| m.held_out.is_empty()) {
             let why = "\"auto\" chooses by the members' held-out data; set data.held_out, such as 0.1";
@@ -160,7 +179,7 @@ fn methods(table: &toml::Table, manifest: &Manifest, dims: &Dims) -> Result<Vec<
                 format!("{:?} is a file of every run folder; take another name", spec.name),
             ));
         }
-        agrees(&spec, manifest, dims)?;
+        agrees(&spec, manifest, about)?;
         if methods.iter().any(|(name, _)| *name == spec.name) {
             return Err(SpecError::invalid("method.name", format!("{:?} is there twice", spec.name)));
         }
@@ -170,9 +189,17 @@ fn methods(table: &toml::Table, manifest: &Manifest, dims: &Dims) -> Result<Vec<
 }
 
 /// A spec that says classes or modalities itself must say what the data has.
-fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &Dims) -> Result<(), SpecError> {
+fn agrees(spec: &RunSpec, manifest: &Manifest, about: &About) -> Result<(), SpecError> {
+    let dims = &about.dims;
     let classes = manifest.dataset.classes;
-    if spec.task.classes != classes {
+    // clusters take the place of the data's classes, and the spec says how many
+    let clustered = spec.model.get("clusters").and_then(toml::Value::as_bool).unwrap_or(false);
+    if !about.labelled && !clustered {
+        let why = "the data set has no labels, so there is no class to learn; the task mlip can go without: set \
+                   model.clusters = true and task.classes to the number of clusters";
+        return Err(SpecError::invalid("task.classes", why));
+    }
+    if spec.task.classes != classes && !clustered {
         let why = format!("is {}, but the data set has {classes} classes; leave it out", spec.task.classes);
         return Err(SpecError::invalid("task.classes", why));
     }
@@ -184,6 +211,30 @@ fn agrees(spec: &RunSpec, manifest: &Manifest, dims: &Dims) -> Result<(), SpecEr
         }
     }
     Ok(())
+}
+
+/// A method of `cohort.only` some members: the evaluator may take part too, and no others are waited for.
+fn restrict(merged: &mut toml::Table, own: &toml::Table, manifest: &Manifest) {
+    let Some(cohort) = merged.get_mut("cohort").and_then(toml::Value::as_table_mut) else { return };
+    let Some(only) = cohort.get_mut("only").and_then(toml::Value::as_array_mut).filter(|only| !only.is_empty()) else { return };
+    let evaluator = !manifest.test.is_empty();
+    if evaluator && !only.iter().any(|name| name.as_str() == Some(EVALUATOR)) {
+        only.push(toml::Value::String(EVALUATOR.to_owned()));
+    }
+    let admitted = |m: &&MemberRows| only.iter().any(|name| name.as_str() == Some(m.name.as_str()));
+    let training = manifest.members.iter().filter(admitted).filter(|m| !m.train.is_empty()).count();
+    let holding = manifest.members.iter().filter(admitted).filter(|m| !m.held_out.is_empty()).count();
+    let given = |section: &str, key: &str| own.get(section).and_then(|s| s.get(key)).is_some();
+    let number = |n: usize| toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+    for key in ["members", "size"].into_iter().filter(|key| !given("cohort", key)) {
+        cohort.insert(key.to_owned(), number(training));
+    }
+    if !given("evaluate", "members") {
+        let evaluate = merged.entry("evaluate").or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let Some(table) = evaluate.as_table_mut() {
+            table.insert("members".to_owned(), number(holding + usize::from(evaluator)));
+        }
+    }
 }
 
 /// Fills in what the data says: classes, modalities, the number of members.
@@ -225,6 +276,7 @@ fn command(arguments: &Arguments, seed: u64) -> String {
     words.extend(arguments.spec.as_ref().map(|s| s.display().to_string()));
     words.push(format!("--seed {seed}"));
     words.extend(arguments.set.iter().map(|s| format!("--set '{s}'")));
+    words.extend((arguments.device != "auto").then(|| format!("--device {}", arguments.device)));
     words.extend(arguments.partition.as_ref().map(|p| format!("--partition {}", p.display())));
     words.join(" ")
 }
@@ -234,10 +286,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn agents_train_on_the_processor_unless_another_device_is_named() {
+        assert_eq!((device("auto").unwrap(), device("cpu").unwrap()), ("cpu", "cpu"));
+        let error = device("cuda:x").unwrap_err().to_string();
+        assert!(error.contains("--device") && error.contains("cuda:x"), "{error}");
+    }
+
+    #[test]
+    fn a_method_of_some_members_waits_for_no_others() {
+        let mut table: toml::Table = toml::from_str(EXAMPLE).unwrap();
+        let method = "[[method]]\nname = \"two\"\ncohort = { only = [\"client-03\", \"client-07\"] }";
+        table.insert("method".into(), toml::from_str::<toml::Table>(method).unwrap()["method"].clone());
+        let (manifest, about) = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
+        let spec = &methods(&table, &manifest, &about).unwrap()[0].1;
+        let only: Vec<&str> = spec.cohort.only.iter().map(|name| name.as_str()).collect();
+        assert_eq!(only, ["client-03", "client-07", EVALUATOR]);
+        assert_eq!((spec.cohort.members, spec.cohort.size, spec.evaluate.members), (2, 2, 1));
+    }
+
+    #[test]
     fn the_built_in_example_is_valid() {
         let table: toml::Table = toml::from_str(EXAMPLE).unwrap();
-        let (manifest, dims) = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
-        let names: Vec<String> = methods(&table, &manifest, &dims).unwrap().into_iter().map(|(name, _)| name).collect();
+        let (manifest, about) = cut(&table, 0, None).unwrap_or_else(|_| panic!("the example's data is built in"));
+        let names: Vec<String> = methods(&table, &manifest, &about).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["fedavg-zero", "pmcmfl", "tessera"]);
     }
 }

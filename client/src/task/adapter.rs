@@ -4,6 +4,7 @@ use super::batch::Batch;
 use super::evaluate::{self, Answers, Frozen, LibraryAnswers};
 use super::fed_model::{Block, FedModel, Scope, TrainedBy};
 use super::fill::Filler;
+use super::group;
 use super::objective::Contrast;
 use super::private::{Private, State};
 use super::subset::{Subset, subsets};
@@ -100,6 +101,11 @@ impl<M: FedModel> Adapter<M> {
         })
     }
 
+    /// True if the classes of the data are those of the run.
+    fn labelled(&self) -> bool {
+        self.model.grouping().is_none()
+    }
+
     fn classes(&self) -> usize {
         self.spec.task.classes
     }
@@ -153,12 +159,12 @@ impl<M: FedModel> Adapter<M> {
         Err(TaskError::NoSamples { member: data.name.clone(), why })
     }
 
-    /// Trains the global's module on `view`; each of `epochs` is an order of samples.
+    /// Trains the global's module on the `batches` of `view`.
     pub(super) fn train(
         &self,
         cx: &FitContext<'_>,
         view: &View<'_>,
-        epochs: impl Iterator<Item = Vec<usize>>,
+        batches: &[Vec<usize>],
         mu: f64,
     ) -> Result<(M::Module, Metrics), TaskError> {
         let prototypes = self.library_of(cx.global)?;
@@ -170,14 +176,15 @@ impl<M: FedModel> Adapter<M> {
         let start = self.module(cx.global, &own)?.train();
         let settings = train::Settings {
             spec: &self.spec.train,
-            lr: train::learning_rate(&self.spec.train, cx.round, self.spec.rounds),
+            rounds: (cx.round, self.spec.rounds),
             proximal: mu,
             free: &self.private_ids,
             cancel: cx.cancel,
         };
-        train::run(start, &settings, epochs, |module, rows| {
+        let mut draws = rng::stream(self.spec.seed, "augment", member, cx.round);
+        train::run(start, &settings, batches, |module, rows| {
             let nearest = if filler.retrieves() { self.retrieve(module, view, rows, &prototypes) } else { Vec::new() };
-            let batch = Batch::new(view, rows, &mut filler, &nearest, &device);
+            let batch = Batch::new(&self.model, &mut draws, view, rows, &mut filler, &nearest, &device);
             self.model.loss(module, &batch, &contrast)
         })
     }
@@ -213,10 +220,10 @@ impl<M: FedModel> Adapter<M> {
             }
         };
         for (m, name) in self.spec.modalities().into_iter().enumerate() {
-            let rows = view.having(m);
+            let rows = view.classed(view.having(m));
             send(name, self.widths[m], &frozen.representations(view, &rows, m), &rows);
         }
-        let rows = view.complete();
+        let rows = view.classed(view.complete());
         let all: Vec<Vec<f32>> = (0..self.widths.len()).map(|m| frozen.representations(view, &rows, m)).collect();
         send(FUSED, self.model.fused_width(), &frozen.fused(rows.len(), &all), &rows);
         set
@@ -242,10 +249,10 @@ impl<M: FedModel> Adapter<M> {
     ) -> Answers<'a> {
         let mut libraries = Vec::new();
         if !uploaded.is_empty() {
-            libraries.push(LibraryAnswers { near: "near", ncm: "ncm", prototypes: uploaded });
+            libraries.push(LibraryAnswers { near: "near", ncm: "ncm", cross: "cross", prototypes: uploaded });
         }
         if !fresh.is_empty() {
-            libraries.push(LibraryAnswers { near: "near*", ncm: "ncm*", prototypes: fresh });
+            libraries.push(LibraryAnswers { near: "near*", ncm: "ncm*", cross: "cross*", prototypes: fresh });
         }
         Answers { names, subsets: &self.subsets, widths: &self.widths, libraries, whitened }
     }
@@ -307,7 +314,7 @@ impl<M: FedModel> Task for Adapter<M> {
     }
 
     fn survey_inputs(&mut self, data: &MemberData) -> Result<ParamSet, TaskError> {
-        let view = View::raw(&self.spec, &data.name, &data.train)?;
+        let view = View::raw(&self.spec, &data.name, &data.train, self.labelled())?;
         let mut set = ParamSet::new();
         for (m, (name, &dim)) in self.spec.task.modalities.iter().enumerate() {
             let rows = view.having(m);
@@ -321,9 +328,13 @@ impl<M: FedModel> Task for Adapter<M> {
     }
 
     fn survey_features(&mut self, data: &MemberData, global: &ParamSet) -> Result<ParamSet, TaskError> {
-        let view = View::new(&self.spec, &data.name, &data.train, global)?;
+        let view = View::new(&self.spec, &data.name, &data.train, global, self.labelled())?;
         let frozen = self.frozen(global, &data.name)?;
         let mut set = ParamSet::new();
+        if !self.labelled() {
+            // nothing is answered about clusters
+            return Ok(set);
+        }
         for (m, name) in self.spec.modalities().into_iter().enumerate() {
             let rows = view.having(m);
             let values = frozen.representations(&view, &rows, m);
@@ -341,7 +352,12 @@ impl<M: FedModel> Task for Adapter<M> {
 
     fn fit(&mut self, cx: &FitContext<'_>) -> Result<FitOutcome, TaskError> {
         let plan = self.strategy.plan(&self.spec, cx.round);
-        let view = View::new(&self.spec, &cx.data.name, &cx.data.train, cx.global)?;
+        let mut view = View::new(&self.spec, &cx.data.name, &cx.data.train, cx.global, self.labelled())?;
+        if let Some(grouping) = self.model.grouping() {
+            let frozen = self.frozen(cx.global, &cx.data.name)?;
+            let library = self.library_of(cx.global)?;
+            view.group(group::assign(&frozen, &self.spec, grouping, &view, &library, cx.round));
+        }
         let rows = self.used(cx.data, &view)?;
         let mut weights = self.weights(&view, &rows);
         if plan.blockwise {
@@ -351,9 +367,13 @@ impl<M: FedModel> Task for Adapter<M> {
             let why = format!("none of its {} trains a shared block", rows.len());
             return Err(TaskError::NoSamples { member: cx.data.name.clone(), why });
         }
-        let (seed, epochs) = (self.spec.seed, self.spec.train.epochs);
-        let orders = train::shuffled_epochs(seed, cx.data.name.as_str(), cx.round, &rows, epochs);
-        let (module, metrics) = self.train(cx, &view, orders, plan.proximal)?;
+        let orders = train::shuffled_epochs(self.spec.seed, cx.data.name.as_str(), cx.round, &rows);
+        let batches = train::batches(&self.spec.train, orders);
+        let (module, metrics) = self.train(cx, &view, &batches, plan.proximal)?;
+        if metrics.0.is_empty() && !batches.is_empty() {
+            // Parameters that nothing has trained count nowhere; the prototypes of the samples do.
+            weights.values_mut().for_each(|weight| *weight = 0);
+        }
         let module = module.valid();
         let trained = glue::collect(&module, &self.block_names)?;
         let own = only(&trained, |name| is_in(&self.private_blocks, name));
@@ -386,7 +406,7 @@ impl<M: FedModel> Task for Adapter<M> {
         let mut metrics = Metrics::default();
         let splits: [(&str, &Samples); 2] = [("held-out", &data.held_out), ("test", &data.test)];
         for (split, samples) in splits.into_iter().filter(|(_, samples)| !samples.is_empty()) {
-            let view = View::new(&self.spec, &data.name, samples, global)?;
+            let view = View::new(&self.spec, &data.name, samples, global, self.labelled())?;
             let purpose = format!("{}/{split}", data.name);
             let mut filler = Filler::inference(&self.spec, &uploaded, &self.widths, &purpose);
             evaluate::evaluate(&frozen, &answers, split, &view, &mut filler, &mut metrics);

@@ -1,9 +1,11 @@
 //! One batch of samples, as a model's loss sees it.
 
+use super::FedModel;
 use super::fill::Filler;
 use super::view::View;
 use crate::glue;
 use burn::tensor::{Device, Tensor};
+use tessera_common::rng::Stream;
 
 /// Samples of one step. Everything random about them has been drawn.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub struct Batch {
 pub struct Column {
     /// Samples that have it, as positions in the batch, ascending, `[k]`.
     pub present: Vec<usize>,
-    /// Inputs of those samples, `[k, d]`; None if no sample has the modality.
+    /// Prepared inputs of those samples, `[k, d]`; None if no sample has the modality.
     pub inputs: Option<Tensor<2>>,
     /// Samples that lack it, as positions in the batch, ascending, `[n - k]`.
     pub absent: Vec<usize>,
@@ -44,8 +46,11 @@ impl Batch {
 
     /// The samples `rows` of `view` on `device`, with `filler` for what they lack.
     ///
-    /// `nearest` gives, per sample of the batch, the class nearest to what it has, where the filler asks for it.
-    pub(crate) fn new(
+    /// `nearest` gives, per sample of the batch, the class nearest to what it has, where the filler asks for it. `draws`
+    /// is what the model's changes to its inputs are drawn from.
+    pub(crate) fn new<M: FedModel>(
+        model: &M,
+        draws: &mut Stream,
         view: &View<'_>,
         rows: &[usize],
         filler: &mut Filler<'_>,
@@ -56,8 +61,9 @@ impl Batch {
             let (present, absent): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&at| view.has(rows[at], m));
             let having: Vec<usize> = present.iter().map(|&at| rows[at]).collect();
             let inputs = (!having.is_empty()).then(|| {
-                let values = view.gather(&having, m);
+                let mut values = view.prepared(model, &having, m);
                 let dim = values.len() / having.len();
+                values.chunks_exact_mut(dim.max(1)).for_each(|input| model.augment(m, input, draws));
                 glue::tensor(values, [having.len(), dim], device) // [k, d]
             });
             let (mut stand_in, mut token) = (Vec::new(), Vec::new());

@@ -2,6 +2,7 @@
 
 use super::fed_model::FedModel;
 use super::fill::Filler;
+use super::retrieval;
 use super::subset::Subset;
 use super::view::View;
 use crate::glue;
@@ -25,7 +26,7 @@ impl<M: FedModel> Frozen<'_, M> {
     pub(crate) fn representations(&self, view: &View<'_>, rows: &[usize], modality: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity(rows.len() * self.model.width(modality));
         for chunk in rows.chunks(CHUNK) {
-            let values = view.gather(chunk, modality);
+            let values = view.prepared(self.model, chunk, modality);
             let dim = values.len() / chunk.len();
             let inputs = glue::tensor(values, [chunk.len(), dim], self.device); // [k, d]
             out.extend(glue::host(self.model.encode(&self.module, modality, inputs))); // [k, width]
@@ -67,6 +68,7 @@ impl<M: FedModel> Frozen<'_, M> {
 pub(crate) struct LibraryAnswers<'a> {
     pub(crate) near: &'static str,
     pub(crate) ncm: &'static str,
+    pub(crate) cross: &'static str,
     pub(crate) prototypes: &'a Prototypes,
 }
 
@@ -122,9 +124,11 @@ pub(crate) fn evaluate<M: FedModel>(
         }
     }
     let encoded = Encoded { view, widths: answers.widths, all };
-    for subset in answers.subsets {
+    let answered = if frozen.model.grouping().is_none() { answers.subsets } else { &[] };
+    for subset in answered {
         evaluate_subset(frozen, answers, split, subset, &encoded, filler, metrics);
     }
+    retrieval::evaluate(frozen, answers.names, split, view, metrics);
 }
 
 fn evaluate_subset<M: FedModel>(
@@ -148,16 +152,22 @@ fn evaluate_subset<M: FedModel>(
     };
     let logits = head(frozen, encoded, subset, &rows, filler);
     let fallback = arg_max(&logits, rows.len());
-    report("head", &fallback);
+    let headed = frozen.model.answers();
+    if headed {
+        report("head", &fallback);
+    }
     for library in &answers.libraries {
         let nearest: Vec<Option<usize>> = rows.iter().map(|&i| nearest(library.prototypes, encoded, subset, i)).collect();
-        if complete {
+        if headed && complete {
             // Nothing is missing, so nothing stands in.
             report(library.near, &fallback);
-        } else {
+        } else if headed {
             report(library.near, &near(frozen, library, encoded, subset, &rows, &nearest, &fallback, filler));
         }
         report(library.ncm, &or_else(&nearest, &fallback));
+        if let Some(found) = across(frozen.model, library.prototypes, encoded, subset, &rows) {
+            report(library.cross, &or_else(&found, &fallback));
+        }
     }
     if let Some(whitened) = &answers.whitened {
         let answer = |&i: &usize| {
@@ -168,7 +178,7 @@ fn evaluate_subset<M: FedModel>(
         let found: Vec<Option<usize>> = rows.iter().map(answer).collect();
         report("whitened", &or_else(&found, &fallback));
     }
-    if complete {
+    if headed && complete {
         metrics.add(format!("{split}/loss"), cross_entropy(&logits, &labels), rows.len() as f64);
     }
 }
@@ -242,6 +252,43 @@ fn fill<M: FedModel>(
         out
     };
     (0..encoded.widths.len()).map(column).collect()
+}
+
+/// Of samples that are looked at by one of two matched modalities, the class whose prototype in the other one is nearest.
+fn across<M: FedModel>(
+    model: &M,
+    prototypes: &Prototypes,
+    encoded: &Encoded<'_>,
+    subset: &Subset,
+    rows: &[usize],
+) -> Option<Vec<Option<usize>>> {
+    let [first, second] = model.matched()?;
+    let (own, other) = match subset.bits {
+        bits if bits == 1 << first => (first, second),
+        bits if bits == 1 << second => (second, first),
+        _ => return None,
+    };
+    let part = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+    let unit = |values: Vec<f64>| -> Vec<f64> {
+        let length = values.iter().map(|v| v * v).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        values.into_iter().map(|v| v / length).collect()
+    };
+    let anchors: Vec<(usize, Vec<f64>)> = (0..prototypes.classes())
+        .filter_map(|class| {
+            let row: Vec<f32> = prototypes.row(other, class)?.iter().map(|&v| v as f32).collect();
+            Some((class, unit(part(model.comparable(&row)))))
+        })
+        .collect();
+    let nearest = |&i: &usize| {
+        let query = part(model.comparable(encoded.row(i, own)));
+        let cosine = |anchor: &[f64]| anchor.iter().zip(&query).map(|(a, q)| a * q).sum::<f64>();
+        let best = anchors.iter().fold(None, |best: Option<(usize, f64)>, (class, anchor)| match (best, cosine(anchor)) {
+            (Some(best), value) if best.1 >= value => Some(best),
+            (_, value) => Some((*class, value)),
+        });
+        best.map(|(class, _)| class)
+    };
+    Some(rows.iter().map(nearest).collect())
 }
 
 fn or_else(answers: &[Option<usize>], fallback: &[usize]) -> Vec<usize> {

@@ -1,6 +1,7 @@
 //! What a model author writes.
 
 use super::Batch;
+use super::group::Grouping;
 use super::objective::{self, Contrast};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -110,8 +111,48 @@ pub trait FedModel: Sized + Send + 'static {
         None
     }
 
+    /// The model's input made of a sample's features `[d]`, appended to `out`; as many values for every sample.
+    ///
+    /// The features themselves unless the model reads them otherwise, such as the bytes of a text.
+    fn prepare(&self, _modality: usize, features: &[f32], out: &mut Vec<f32>) {
+        out.extend_from_slice(features);
+    }
+
+    /// Changes a prepared training input at random, such as a picture's place; nothing unless the model does.
+    fn augment(&self, _modality: usize, _input: &mut [f32], _draws: &mut Stream) {}
+
     /// The objective of one batch, `[1]`: mean cross-entropy and prototype contrasts unless the model has its own.
-    fn loss(&self, module: &Self::Module, batch: &Batch, contrast: &Contrast) -> Tensor<1> {
-        objective::loss(self, module, batch, contrast)
+    ///
+    /// None if there is nothing to learn from the batch yet, such as from samples whose stand-ins are not there.
+    fn loss(&self, module: &Self::Module, batch: &Batch, contrast: &Contrast) -> Option<Tensor<1>> {
+        Some(objective::loss(self, module, batch, contrast))
+    }
+
+    /// False if [`Self::logits`] says nothing about classes: `head` and `near` are not answered then.
+    fn answers(&self) -> bool {
+        true
+    }
+
+    /// How samples are put into clusters that take the place of classes; None if the classes of the data are used.
+    ///
+    /// `task.classes` is the number of clusters then, and nothing is answered about classes.
+    fn grouping(&self) -> Option<Grouping> {
+        None
+    }
+
+    /// The part of a representation that can be compared with those of the other matched modality.
+    fn comparable<'a>(&self, representation: &'a [f32]) -> &'a [f32] {
+        representation
+    }
+
+    /// Two modalities whose samples describe each other, to be found by each other; see [`Self::similarity`]. Classes are
+    /// also answered by one of them with the other one's prototypes, see [`Self::comparable`].
+    fn matched(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// How well each of n inputs of the first matched modality goes with each of m of the second, `[n, m]`.
+    fn similarity(&self, _module: &Self::Module, first: Tensor<2>, second: Tensor<2>) -> Tensor<2> {
+        Tensor::zeros([first.dims()[0], second.dims()[0]], &first.device()) // [n, m]
     }
 }

@@ -34,7 +34,7 @@ pub fn whitened(spec: &RunSpec, members: &[(MemberName, &Samples)], test: &Sampl
     for (m, (name, &dim)) in spec.task.modalities.iter().enumerate() {
         let mut sums = InputStatistics::empty(dim);
         for (member, samples) in members {
-            let view = View::raw(spec, member, samples)?;
+            let view = View::raw(spec, member, samples, true)?;
             view.having(m).iter().for_each(|&i| sums.add(view.features(i, m)));
         }
         Standardisation::from(&sums).write(name, &mut global);
@@ -43,7 +43,7 @@ pub fn whitened(spec: &RunSpec, members: &[(MemberName, &Samples)], test: &Sampl
     for (m, (name, &dim)) in spec.task.modalities.iter().enumerate() {
         let mut sums = FeatureStatistics::empty(spec.task.classes, dim);
         for (member, samples) in members {
-            let view = View::new(spec, member, samples, &global)?;
+            let view = View::new(spec, member, samples, &global, true)?;
             let rows = view.having(m);
             let one = FeatureStatistics::of(
                 spec.task.classes,
@@ -58,7 +58,7 @@ pub fn whitened(spec: &RunSpec, members: &[(MemberName, &Samples)], test: &Sampl
     }
     let whitened = Whitened::new(&total, spec.prototypes.rho, spec.prototypes.min_total);
     let tester: MemberName = "test".parse().expect("a constant that is a valid name");
-    let view = View::new(spec, &tester, test, &global)?;
+    let view = View::new(spec, &tester, test, &global, true)?;
     let mut metrics = Metrics::default();
     for subset in subsets(&names) {
         let rows = view.having_all(subset.bits);

@@ -28,8 +28,30 @@ fn spec(kind: &str, sets: &[&str]) -> RunSpec {
         "#
     );
     let mut table: toml::Table = toml::from_str(&text).unwrap();
+    own_keys(kind).iter().for_each(|set| set_key(&mut table, set).unwrap());
     sets.iter().for_each(|set| set_key(&mut table, set).unwrap());
     RunSpec::from_table(&table).unwrap()
+}
+
+/// What a task of this kind needs to take the features `a` and `b` as they are.
+fn own_keys(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "mlip" => &[
+            "task.standardise=false",
+            "train.lr=0.02",
+            "model.image={ kind = \"embedding\", modality = \"a\", frequency = 0 }",
+            "model.text={ kind = \"embedding\", modality = \"b\" }",
+        ],
+        _ => &[],
+    }
+}
+
+/// The block that encodes modality `m` of a task.
+fn encoder(kind: &str, m: usize) -> &'static str {
+    match kind {
+        "mlip" => ["image", "text"][m],
+        _ => ["encoder.a", "encoder.b"][m],
+    }
 }
 
 /// `n` samples of 4 classes: modality m of class c is a Gaussian about a mean of its own; `missing` takes modalities away.
@@ -147,6 +169,10 @@ fn every_task_sends_what_the_coordinator_accepts() {
         for (fill, blockwise) in [("zero", true), ("noise", false), ("token", true), ("drop", true)] {
             let sets = [format!("missing.fill={fill}"), format!("strategy.blockwise={blockwise}")];
             let spec = spec(def.name, &[&sets[0], &sets[1]]);
+            if (def.name, fill) == ("mlip", "token") {
+                assert!(create(&spec).err().unwrap().to_string().contains("missing.fill"));
+                continue;
+            }
             let mut task = create(&spec).unwrap();
             let data = member("m", samples(60, 1, patchy));
             let global = first_global(task.as_mut(), &[&data]);
@@ -185,7 +211,9 @@ fn every_task_repeats_itself_and_learns() {
         assert_eq!(run_rounds(used.as_mut(), &data, 3).0.update.to_bytes(), one.update.to_bytes(), "{}", def.name);
         let loss = |rounds| run(rounds).0.metrics.value("fit/loss").unwrap();
         let (first, last) = (loss(1), loss(6));
-        assert!(last < 0.7 * first, "{}: loss {first} -> {last}", def.name);
+        // features of one class cannot be told apart, so a contrast of pairs has a floor
+        let share = if def.name == "mlip" { 0.96 } else { 0.7 };
+        assert!(last < share * first, "{}: loss {first} -> {last}", def.name);
     }
 }
 
@@ -211,15 +239,20 @@ fn every_task_serves_a_member_that_lacks_a_modality() {
         let only_a = member("only-a", only_a);
         let global = first_global(task.as_mut(), &[&both, &only_a]);
         let outcome = run_fit(task.as_mut(), &only_a, &global, 1).unwrap();
-        assert!(outcome.update.iter().all(|(name, _)| !name.contains("/b/") && block_of(name) != Some("encoder.b")));
-        assert!(!outcome.weights.contains_key("encoder.b") && outcome.weights["encoder.a"] == 40);
+        let (own, other) = (encoder(def.name, 0), encoder(def.name, 1));
+        assert!(outcome.update.iter().all(|(name, _)| !name.contains("/b/") && block_of(name) != Some(other)));
+        // without a library nothing of a picture alone can be learned: its prototypes are sent, its parameters count nowhere
+        let trained = if def.name == "mlip" { 0 } else { 40 };
+        assert!(!outcome.weights.contains_key(other) && outcome.weights[own] == trained, "{}", def.name);
         assert!(outcome.update.section("proto/fused/").next().is_none(), "no sample is complete");
         let statistics = task.survey_features(&only_a, &global).unwrap();
         assert!(statistics.section("feature/b/").next().is_none());
         let metrics = task.evaluate(&only_a, &global, Some(&statistics)).unwrap();
         assert_eq!(metrics.0["held-out/whitened/a"].count, 40.0);
-        // its own statistics say nothing of b: the head answers
-        assert_eq!(metrics.0["held-out/whitened/b"], metrics.0["held-out/head/b"]);
+        if def.name == "classify" {
+            // its own statistics say nothing of b: the head answers
+            assert_eq!(metrics.0["held-out/whitened/b"], metrics.0["held-out/head/b"]);
+        }
     }
 }
 
@@ -247,6 +280,7 @@ fn data_that_do_not_fit_are_named() {
 #[test]
 fn a_global_that_does_not_fit_is_named() {
     for def in TASKS {
+        let task_standardises = spec(def.name, &[]).task.standardise;
         let mut task = create(&spec(def.name, &[])).unwrap();
         let data = member("m", samples(20, 1, |_| 0));
         let good = first_global(task.as_mut(), &[&data]);
@@ -260,10 +294,12 @@ fn a_global_that_does_not_fit_is_named() {
         };
         let stored = |spec: &TensorSpec| tessera_common::param::Tensor::f64(&spec.shape, &vec![1.0; spec.elements()]);
         assert!(fault("param/", "", None).contains("is missing"), "{}", def.name);
-        assert!(fault("input/a/", "", None).contains("input/a/mean is missing, but task.standardise = true"));
+        if task_standardises {
+            assert!(fault("input/a/", "", None).contains("input/a/mean is missing, but task.standardise = true"));
+            assert!(fault("", "input/b/std", Some(stored(&TensorSpec::f64(&[2])))).contains("input/b/std"));
+        }
         let library = fault("", "proto/a/mean", Some(stored(&TensorSpec::f64(&[4, 2]))));
         assert!(library.contains("proto/a/count"), "{library}");
-        assert!(fault("", "input/b/std", Some(stored(&TensorSpec::f64(&[2])))).contains("input/b/std"));
     }
 }
 

@@ -1,11 +1,14 @@
 //! A member's samples as the run sees them: modalities in the order of the spec, checked, standardised.
 
-use super::TaskError;
+use super::{FedModel, TaskError};
 use crate::data::{Modality, Samples};
 use tessera_common::id::MemberName;
 use tessera_common::param::ParamSet;
 use tessera_common::spec::RunSpec;
 use tessera_common::statistics::Standardisation;
+
+/// Class of a sample that has none; no prototype and no anchor has it.
+pub(crate) const NO_CLASS: u32 = u32::MAX;
 
 /// Samples with the modalities of the run spec, counted in name order.
 ///
@@ -16,17 +19,22 @@ pub(crate) struct View<'a> {
     scales: Vec<Option<Standardisation>>,
     present: Vec<u32>,
     all: u32,
+    /// Classes in place of those of the data; None where a sample has none.
+    groups: Option<Vec<Option<u32>>>,
 }
 
 impl<'a> View<'a> {
     /// The samples as they are, after checking them.
-    pub(crate) fn raw(spec: &RunSpec, member: &MemberName, samples: &'a Samples) -> Result<Self, TaskError> {
+    ///
+    /// The classes are looked at if the run is `labelled`.
+    pub(crate) fn raw(spec: &RunSpec, member: &MemberName, samples: &'a Samples, labelled: bool) -> Result<Self, TaskError> {
         let fault = |why: String| TaskError::Data { member: member.clone(), why };
         let n = samples.len();
+        let known = |label: u32| !labelled || (label as usize) < spec.task.classes;
         if samples.present.len() != n {
             return Err(fault(format!("{n} labels, but presence bits of {} samples", samples.present.len())));
         }
-        if let Some(i) = samples.labels.iter().position(|&label| label as usize >= spec.task.classes) {
+        if let Some(i) = samples.labels.iter().position(|&label| !known(label)) {
             let (label, classes) = (samples.labels[i], spec.task.classes);
             return Err(fault(format!("sample {i} has class {label}; task.classes = {classes} allows 0 to {}", classes - 1)));
         }
@@ -44,12 +52,19 @@ impl<'a> View<'a> {
             columns.push(found.map(|index| &samples.modalities[index]));
         }
         let scales = vec![None; columns.len()];
-        Ok(Self { samples, scales, present, all: (1 << columns.len()) - 1, columns })
+        let groups = (!labelled).then(|| vec![None; n]);
+        Ok(Self { samples, scales, present, all: (1 << columns.len()) - 1, columns, groups })
     }
 
     /// The samples, scaled by the standardisation that `global` carries if the run standardises.
-    pub(crate) fn new(spec: &RunSpec, member: &MemberName, samples: &'a Samples, global: &ParamSet) -> Result<Self, TaskError> {
-        let mut view = Self::raw(spec, member, samples)?;
+    pub(crate) fn new(
+        spec: &RunSpec,
+        member: &MemberName,
+        samples: &'a Samples,
+        global: &ParamSet,
+        labelled: bool,
+    ) -> Result<Self, TaskError> {
+        let mut view = Self::raw(spec, member, samples, labelled)?;
         if !spec.task.standardise {
             return Ok(view);
         }
@@ -109,9 +124,22 @@ impl<'a> View<'a> {
         (0..self.len()).filter(|&i| keep(self.present[i])).collect()
     }
 
-    /// Class of sample `i`.
+    /// Puts samples into these groups instead of their classes, `[n]`.
+    pub(crate) fn group(&mut self, groups: Vec<Option<u32>>) {
+        self.groups = Some(groups);
+    }
+
+    /// Class of sample `i`; [`NO_CLASS`] if it is in no group.
     pub(crate) fn label(&self, i: usize) -> u32 {
-        self.samples.labels[i]
+        match &self.groups {
+            Some(groups) => groups[i].unwrap_or(NO_CLASS),
+            None => self.samples.labels[i],
+        }
+    }
+
+    /// Those of `rows` that have a class.
+    pub(crate) fn classed(&self, rows: Vec<usize>) -> Vec<usize> {
+        rows.into_iter().filter(|&i| self.label(i) != NO_CLASS).collect()
     }
 
     /// Classes of `rows`, `[k]`.
@@ -133,6 +161,15 @@ impl<'a> View<'a> {
                 None => out.extend_from_slice(self.features(i, modality)),
             }
         }
+        out
+    }
+
+    /// Inputs of `rows` as `model` takes them, `[k, input]` row-major. The rows must have the modality.
+    pub(crate) fn prepared<M: FedModel>(&self, model: &M, rows: &[usize], modality: usize) -> Vec<f32> {
+        let scaled = self.gather(rows, modality);
+        let dim = scaled.len() / rows.len().max(1);
+        let mut out = Vec::with_capacity(scaled.len());
+        scaled.chunks_exact(dim.max(1)).for_each(|features| model.prepare(modality, features, &mut out));
         out
     }
 }

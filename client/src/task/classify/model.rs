@@ -1,6 +1,7 @@
 //! The model: `r_m = LayerNorm(W2 relu(W1 x_m))`, fused `tanh(W [r_1 .. r_M])`, linear head.
 
-use crate::glue::{self, Named};
+use crate::glue::Named;
+use crate::nn::Init;
 use crate::task::{Block, FedModel, TrainedBy};
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -112,10 +113,11 @@ impl FedModel for Classifier {
 
     fn init(&self, draws: &dyn Fn(&str) -> Stream, device: &Device) -> Network {
         let Config { hidden, width, fused, .. } = self.config;
+        let init = Init { draws, device };
         let encoder = |(name, dim): &(String, usize)| {
             let path = |layer: &str| format!("encoder.{name}.{layer}");
             let (l1, l2) = (path("l1"), path("l2"));
-            let encoder = Encoder { l1: linear(draws, &l1, *dim, hidden, device), l2: linear(draws, &l2, hidden, width, device) };
+            let encoder = Encoder { l1: init.linear(&l1, *dim, hidden), l2: init.linear(&l2, hidden, width) };
             (name.clone(), encoder)
         };
         let token = |(name, _): &(String, usize)| {
@@ -123,8 +125,8 @@ impl FedModel for Classifier {
         };
         Network {
             encoder: Named::new(self.modalities.iter().map(encoder).collect()),
-            fusion: linear(draws, "fusion", width * self.modalities.len(), fused, device),
-            head: linear(draws, "head", fused, self.classes, device),
+            fusion: init.linear("fusion", width * self.modalities.len(), fused),
+            head: init.linear("head", fused, self.classes),
             token: self.tokens.then(|| Named::new(self.modalities.iter().map(token).collect())),
         }
     }
@@ -178,21 +180,10 @@ fn layer_norm(x: Tensor<2>) -> Tensor<2> {
     centred / variance.add_scalar(LAYER_NORM_EPS).sqrt() // [k, width]
 }
 
-/// A linear layer with weights and biases uniform in plus or minus 1/sqrt(inputs), PyTorch's default.
-///
-/// Draws go through the weight in PyTorch's layout `[out, in]`, then the bias.
-fn linear(draws: &dyn Fn(&str) -> Stream, path: &str, inputs: usize, outputs: usize, device: &Device) -> Linear {
-    let mut stream = draws(path);
-    let bound = 1.0 / (inputs as f32).sqrt();
-    let mut uniform = |n: usize| -> Vec<f32> { (0..n).map(|_| stream.uniform_f32(-bound, bound)).collect() };
-    let weight = glue::tensor(uniform(outputs * inputs), [outputs, inputs], device).transpose(); // [in, out]
-    let bias = glue::tensor(uniform(outputs), [outputs], device); // [out]
-    Linear { weight: Param::from_tensor(weight), bias: Some(Param::from_tensor(bias)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::glue;
     use tessera_common::rng;
 
     fn spec(more: &str) -> RunSpec {

@@ -76,8 +76,10 @@ fn a_local_run_ends_where_pytorch_ends() {
     let mut adapter = Adapter::<classify::Classifier>::new(&spec, &State::default(), &Device::flex()).unwrap();
     let global = known.global(&adapter.initialise().unwrap());
     let cx = FitContext { data: &data, global: &global, round: 2, cancel: &AtomicBool::new(false) };
-    let view = View::new(&spec, &data.name, &data.train, &global).unwrap();
-    let (module, metrics) = adapter.train(&cx, &view, known.orders.clone().into_iter(), 0.0).unwrap();
+    let view = View::new(&spec, &data.name, &data.train, &global, true).unwrap();
+    let mut orders = known.orders.clone().into_iter();
+    let batches = crate::train::batches(&spec.train, || orders.next().unwrap());
+    let (module, metrics) = adapter.train(&cx, &view, &batches, 0.0).unwrap();
     let blocks: Vec<String> = ["encoder.a", "encoder.b", "fusion", "head"].map(str::to_owned).to_vec();
     let found = glue::collect(&module, &blocks).unwrap();
     assert_eq!(found.len(), known.end.len());
