@@ -49,26 +49,26 @@ pub fn learning_rate(spec: &TrainSpec, (round, rounds): (Round, Round), step: us
     spec.lr * factor.max(0.0) * rise
 }
 
-/// The batches of a local run: `steps` of them, whole, over as many passes as that takes, or `epochs` passes whose last
-/// batch may be smaller. A member with fewer samples than a batch has one batch a pass.
-pub fn batches(spec: &TrainSpec, mut epochs: impl FnMut() -> Vec<usize>) -> Vec<Vec<usize>> {
-    let size = spec.batch.max(1);
-    let mut found: Vec<Vec<usize>> = Vec::new();
-    if spec.steps == 0 {
-        for _ in 0..spec.epochs {
-            found.extend(epochs().chunks(size).map(<[usize]>::to_vec));
-        }
-        return found;
+/// The batches of a local run, one after another: `steps` of them, whole, over as many passes as that takes, or `epochs`
+/// passes whose last batch may be smaller. A member with fewer samples than a batch has one batch a pass.
+pub fn batches(spec: &TrainSpec, mut epochs: impl FnMut() -> Vec<usize>) -> impl Iterator<Item = Vec<usize>> {
+    let (size, by_steps) = (spec.batch.max(1), spec.steps > 0);
+    let passes = if by_steps { usize::MAX } else { spec.epochs as usize };
+    let most = if by_steps { spec.steps as usize } else { usize::MAX };
+    let cut = move |order: Vec<usize>| -> Vec<Vec<usize>> {
+        let whole = |c: &&[usize]| !by_steps || c.len() == size || order.len() < size;
+        order.chunks(size).filter(whole).map(<[usize]>::to_vec).collect()
+    };
+    (0..passes).map(move |_| epochs()).take_while(|order| !order.is_empty()).flat_map(cut).take(most)
+}
+
+/// How many [`batches`] a member with so many samples has.
+pub fn steps(spec: &TrainSpec, samples: usize) -> usize {
+    match spec.steps {
+        _ if samples == 0 => 0,
+        0 => spec.epochs as usize * samples.div_ceil(spec.batch.max(1)),
+        steps => steps as usize,
     }
-    while found.len() < spec.steps as usize {
-        let order = epochs();
-        if order.is_empty() {
-            break;
-        }
-        found.extend(order.chunks(size).filter(|c| c.len() == size || order.len() < size).map(<[usize]>::to_vec));
-    }
-    found.truncate(spec.steps as usize);
-    found
 }
 
 /// Orders of `rows` for each epoch of a member's local run in a round, one at each call.
@@ -84,7 +84,7 @@ pub fn shuffled_epochs(seed: u64, member: &str, round: Round, rows: &[usize]) ->
 /// Trains a module whose tensors are on an autodiff device, and returns it with `fit/loss`, the objective summed over
 /// samples and their number.
 ///
-/// `objective` gives the mean loss `[1]` of the samples of one of `batches`, or None if nothing can be learned from them
+/// `objective` gives the mean loss `[1]` of the samples of one of so many `batches`, or None if nothing can be learned from them
 /// now: that step is left out. The optimiser and its moments are made anew. A parameter that a batch's loss does not
 /// depend on is left alone in that step.
 ///
@@ -93,23 +93,23 @@ pub fn shuffled_epochs(seed: u64, member: &str, round: Round, rows: &[usize]) ->
 pub fn run<M: Module>(
     mut module: M,
     settings: &Settings<'_>,
-    batches: &[Vec<usize>],
+    (steps, batches): (usize, impl Iterator<Item = Vec<usize>>),
     mut objective: impl FnMut(&M, &[usize]) -> Option<Tensor<1>>,
 ) -> Result<(M, Metrics), TaskError> {
     let mut optimizer = optimizer(settings.spec);
     let start = (settings.proximal > 0.0).then(|| values_of(&module, settings.free));
     let mut metrics = Metrics::default();
-    for (step, rows) in batches.iter().enumerate() {
+    for (step, rows) in batches.enumerate() {
         if settings.cancel.load(Ordering::Relaxed) {
             return Err(TaskError::Cancelled);
         }
-        let Some(loss) = objective(&module, rows) else {
+        let Some(loss) = objective(&module, &rows) else {
             continue;
         };
         let gradients = loss.backward();
         let value = f64::from(loss.into_scalar::<f32>());
         if !value.is_finite() {
-            return Err(TaskError::Diverged { loss: value, step: step + 1, steps: batches.len() });
+            return Err(TaskError::Diverged { loss: value, step: step + 1, steps });
         }
         metrics.add("fit/loss", value * rows.len() as f64, rows.len() as f64);
         let mut gradients = GradientsParams::from_grads(gradients, &module);
@@ -119,7 +119,7 @@ pub fn run<M: Module>(
         if settings.spec.clip > 0.0 {
             clip(&module, &mut gradients, settings.spec.clip);
         }
-        module = optimizer.step(learning_rate(settings.spec, settings.rounds, step, batches.len()), module, gradients);
+        module = optimizer.step(learning_rate(settings.spec, settings.rounds, step, steps), module, gradients);
     }
     Ok((module, metrics))
 }
@@ -247,13 +247,18 @@ mod tests {
     fn steps_are_whole_batches_and_rates_rise_and_fall_with_them() {
         let rows: Vec<usize> = (0..10).collect();
         let spec = TrainSpec { steps: 7, batch: 4, lr: 1.0, warmup: 0.2, schedule: Schedule::Cosine, ..TrainSpec::default() };
-        let found = batches(&spec, shuffled_epochs(1, "m", 1, &rows));
+        let batches = |spec: &TrainSpec, rows: &[usize]| {
+            let found: Vec<Vec<usize>> = batches(spec, shuffled_epochs(1, "m", 1, rows)).collect();
+            assert_eq!(found.len(), steps(spec, rows.len()));
+            found
+        };
+        let found = batches(&spec, &rows);
         assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [4; 7]);
-        let whole = batches(&TrainSpec { steps: 0, epochs: 2, ..spec.clone() }, shuffled_epochs(1, "m", 1, &rows));
+        let whole = batches(&TrainSpec { steps: 0, epochs: 2, ..spec.clone() }, &rows);
         assert_eq!(whole.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2, 4, 4, 2]);
-        let few = batches(&TrainSpec { batch: 64, ..spec.clone() }, shuffled_epochs(1, "m", 1, &rows));
+        let few = batches(&TrainSpec { batch: 64, ..spec.clone() }, &rows);
         assert_eq!(few.iter().map(Vec::len).collect::<Vec<_>>(), [10; 7]);
-        assert!(batches(&spec, Vec::new).is_empty());
+        assert!(batches(&spec, &[]).is_empty());
         let rates: Vec<f64> =
             (1..=2).flat_map(|r| (0..10).map(move |s| (r, s))).map(|(r, s)| learning_rate(&spec, (r, 2), s, 10)).collect();
         assert!((rates[0] - 0.25).abs() < 1e-12, "the first of four steps of the rise: {}", rates[0]);

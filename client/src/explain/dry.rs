@@ -54,7 +54,7 @@ pub(super) fn run(spec: &RunSpec, data: &MemberData) -> Result<Dry, TaskError> {
     let folder = tempfile::tempdir().map_err(|e| at(&std::env::temp_dir(), &e))?;
     let mut still = spec.clone();
     // no step is made, and what the others' sums are is not known: one sample of them is enough for a class
-    (still.train.epochs, still.prototypes.min_total) = (0, 1);
+    (still.train.epochs, still.train.steps, still.prototypes.min_total) = (0, 0, 1);
     let mut task = task::create_on(&still, &State { folder: Some(folder.path().to_owned()) }, &Device::flex())?;
     let info = member_info(data);
     let mut parts = Vec::new();
@@ -164,7 +164,7 @@ fn fit(task: &mut dyn Task, spec: &RunSpec, data: &MemberData, global: &ParamSet
 /// Metrics of training on one batch: of the samples that have most.
 fn step(spec: &RunSpec, data: &MemberData, global: &ParamSet) -> Result<Metrics, TaskError> {
     let mut once = spec.clone();
-    once.train.epochs = 1;
+    (once.train.epochs, once.train.steps) = (1, 0);
     let uses = |row: &usize| {
         let modalities = data.train.modalities.iter().enumerate().filter(|(_, m)| spec.task.modalities.contains_key(&m.name));
         std::cmp::Reverse(modalities.filter(|(m, _)| data.train.has(*row, *m)).count())

@@ -159,12 +159,12 @@ impl<M: FedModel> Adapter<M> {
         Err(TaskError::NoSamples { member: data.name.clone(), why })
     }
 
-    /// Trains the global's module on the `batches` of `view`.
+    /// Trains the global's module on so many `batches` of `view`.
     pub(super) fn train(
         &self,
         cx: &FitContext<'_>,
         view: &View<'_>,
-        batches: &[Vec<usize>],
+        batches: (usize, impl Iterator<Item = Vec<usize>>),
         mu: f64,
     ) -> Result<(M::Module, Metrics), TaskError> {
         let prototypes = self.library_of(cx.global)?;
@@ -368,9 +368,10 @@ impl<M: FedModel> Task for Adapter<M> {
             return Err(TaskError::NoSamples { member: cx.data.name.clone(), why });
         }
         let orders = train::shuffled_epochs(self.spec.seed, cx.data.name.as_str(), cx.round, &rows);
+        let steps = train::steps(&self.spec.train, rows.len());
         let batches = train::batches(&self.spec.train, orders);
-        let (module, metrics) = self.train(cx, &view, &batches, plan.proximal)?;
-        if metrics.0.is_empty() && !batches.is_empty() {
+        let (module, metrics) = self.train(cx, &view, (steps, batches), plan.proximal)?;
+        if metrics.0.is_empty() && steps > 0 {
             // Parameters that nothing has trained count nowhere; the prototypes of the samples do.
             weights.values_mut().for_each(|weight| *weight = 0);
         }

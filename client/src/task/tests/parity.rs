@@ -79,7 +79,7 @@ fn a_local_run_ends_where_pytorch_ends() {
     let view = View::new(&spec, &data.name, &data.train, &global, true).unwrap();
     let mut orders = known.orders.clone().into_iter();
     let batches = crate::train::batches(&spec.train, || orders.next().unwrap());
-    let (module, metrics) = adapter.train(&cx, &view, &batches, 0.0).unwrap();
+    let (module, metrics) = adapter.train(&cx, &view, (crate::train::steps(&spec.train, view.len()), batches), 0.0).unwrap();
     let blocks: Vec<String> = ["encoder.a", "encoder.b", "fusion", "head"].map(str::to_owned).to_vec();
     let found = glue::collect(&module, &blocks).unwrap();
     assert_eq!(found.len(), known.end.len());
